@@ -1,0 +1,346 @@
+"""The lowered form of a module: buffers and steps. Every back end runs exactly this.
+
+Merging, slice layout, waves and the pool fold are decided here, once, by :func:`lower`; no back end
+knows the word "branch". :meth:`Plan.encode` gives the list of ints that crosses the operator
+boundary; ``csrc/plan.h`` is the C++ mirror.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from .spec import Activation, Convolution, Kind, Spec, Stage, Window
+
+IN, OUT = 0, 1
+"""Buffer indices of the module's input and output; scratch buffers follow."""
+
+FORMAT = 1
+"""First int of an encoded plan; changes when the layout of the list does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """``channels`` channels of buffer ``buffer`` from channel ``offset`` on. Never a tensor."""
+
+    buffer: int
+    offset: int
+    channels: int
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.channels
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a step writes. ``weight`` is the index of its convolution, -1 for a pool."""
+
+    slice: Slice
+    weight: int = -1
+    activation: Activation = Activation.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool folded into the operand load of a pointwise step."""
+
+    kind: Kind
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One unit of work: reads ``src``, writes every destination.
+
+    A step with several destinations is several convolutions of one kernel over one source, merged
+    into one matrix product. Steps of one wave may run at once; a wave waits for the one before.
+    """
+
+    kind: Kind
+    window: Window
+    src: Slice
+    dst: tuple[Destination, ...]
+    wave: int
+    pre: Pool | None = None
+
+    @property
+    def out_channels(self) -> int:
+        return sum(d.slice.channels for d in self.dst)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``buffers[i]`` is the number of channels of buffer i; steps are sorted by wave."""
+
+    buffers: tuple[int, ...]
+    steps: tuple[Step, ...]
+
+    @property
+    def in_channels(self) -> int:
+        return self.buffers[IN]
+
+    @property
+    def out_channels(self) -> int:
+        return self.buffers[OUT]
+
+    @property
+    def waves(self) -> tuple[tuple[Step, ...], ...]:
+        return tuple(tuple(steps) for _, steps in groupby(self.steps, key=lambda s: s.wave))
+
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """Shape of every weight, by weight index."""
+        found = {
+            d.weight: Convolution(s.src.channels, d.slice.channels, s.window.kernel)
+            for s in self.steps
+            for d in s.dst
+            if d.weight >= 0
+        }
+        return tuple(found[i] for i in range(len(found)))
+
+    def sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each buffer for an input of this size.
+
+        Raises:
+            ValueError: the image is smaller than a window, or two branches disagree in size.
+        """
+        sizes: list[tuple[int, int] | None] = [None] * len(self.buffers)
+        sizes[IN] = (height, width)
+        for step in self.steps:
+            size = sizes[step.src.buffer]
+            assert size is not None, "steps are sorted by wave"
+            if step.pre:
+                size = step.pre.window.output_size(size)
+            size = step.window.output_size(size)
+            for dst in step.dst:
+                known = sizes[dst.slice.buffer]
+                if known not in (None, size):
+                    raise ValueError(
+                        f"branches disagree in size for an input of {height}x{width} pixels: "
+                        f"{known} and {size}"
+                    )
+                sizes[dst.slice.buffer] = size
+        return tuple(s for s in sizes if s is not None)
+
+    def macs(self, batch: int, height: int, width: int) -> int:
+        """Multiply-adds of direct convolution; pools and epilogues are not counted."""
+        sizes = self.sizes(height, width)
+        total = 0
+        for step in self.steps:
+            if not step.kind.is_pool:
+                rows, columns = sizes[step.dst[0].slice.buffer]
+                taps = step.window.kernel[0] * step.window.kernel[1]
+                total += batch * rows * columns * taps * step.src.channels * step.out_channels
+        return total
+
+    def encode(self) -> list[int]:
+        """The plan as ints; :meth:`decode` is the inverse."""
+        code = [FORMAT, len(self.buffers), *self.buffers, len(self.steps)]
+        for step in self.steps:
+            code += [step.kind, *_window_code(step.window), step.wave]
+            if step.pre:
+                code += [step.pre.kind, *_window_code(step.pre.window)]
+            else:
+                code += [-1]
+            code += [step.src.buffer, step.src.offset, step.src.channels, len(step.dst)]
+            for d in step.dst:
+                code += [d.slice.buffer, d.slice.offset, d.slice.channels, d.weight, d.activation]
+        return [int(value) for value in code]
+
+    @classmethod
+    def decode(cls, code: Sequence[int]) -> Plan:
+        """The plan of an encoded list; ValueError if it is not one, with the reason."""
+        ints = _Reader(code)
+        if (version := ints.take()) != FORMAT:
+            raise ValueError(f"plan: format {version} is not the format {FORMAT} of this version")
+        buffers = tuple(ints.take() for _ in range(ints.count("buffers")))
+        steps = tuple(_read_step(ints) for _ in range(ints.count("steps")))
+        if ints.left:
+            raise ValueError(f"plan: {ints.left} ints left over at the end")
+        plan = cls(buffers, steps)
+        plan.check()
+        return plan
+
+    def check(self) -> None:
+        """Raises ValueError, naming the step, unless every invariant of a plan holds."""
+        if len(self.buffers) < 2 or min(self.buffers) < 1:
+            raise ValueError(f"plan: needs an input and an output buffer, got {self.buffers}")
+        if not self.steps:
+            raise ValueError("plan: has no steps")
+        # For each buffer and channel, the wave that writes it; -1: the input, None: not written.
+        written: list[list[int | None]] = [[None] * channels for channels in self.buffers]
+        written[IN] = [-1] * self.buffers[IN]
+        weights: list[int] = []
+        wave = 0
+        for number, step in enumerate(self.steps):
+            where = f"plan: step {number}"
+            if step.wave not in (wave, wave + 1) or (number == 0 and step.wave != 0):
+                raise ValueError(f"{where}: wave {step.wave} follows wave {wave}")
+            wave = step.wave
+            _check_step(step, self.buffers, where)
+            for channel in written[step.src.buffer][step.src.offset : step.src.end]:
+                if channel is None or channel >= step.wave:
+                    raise ValueError(f"{where}: reads a channel that no earlier wave has written")
+            for d in step.dst:
+                target = written[d.slice.buffer]
+                if any(channel is not None for channel in target[d.slice.offset : d.slice.end]):
+                    raise ValueError(f"{where}: writes a channel a second time")
+                target[d.slice.offset : d.slice.end] = [step.wave] * d.slice.channels
+                weights += [d.weight] if not step.kind.is_pool else []
+        if None in written[OUT]:
+            raise ValueError(f"plan: output channel {written[OUT].index(None)} is never written")
+        if sorted(weights) != list(range(len(weights))):
+            raise ValueError(f"plan: weight indices must be 0 to {len(weights) - 1}, got {weights}")
+
+
+def _window_code(window: Window) -> tuple[int, ...]:
+    return (*window.kernel, *window.stride, *window.padding)
+
+
+class _Reader:
+    def __init__(self, code: Sequence[int]) -> None:
+        self._code = code
+        self._next = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._code) - self._next
+
+    def take(self) -> int:
+        if not self.left:
+            raise ValueError(f"plan: ends after {len(self._code)} ints, in the middle")
+        value = self._code[self._next]
+        if not isinstance(value, int) or not -1 <= value < 2**31:
+            raise ValueError(f"plan: int {self._next} is out of range: {value!r}")
+        self._next += 1
+        return value
+
+    def count(self, name: str) -> int:
+        value = self.take()
+        if not 0 <= value <= self.left:
+            raise ValueError(f"plan: {value} {name} cannot be, {self.left} ints are left")
+        return value
+
+    def window(self) -> Window:
+        v = [self.take() for _ in range(6)]
+        try:
+            return Window((v[0], v[1]), (v[2], v[3]), (v[4], v[5]))
+        except ValueError as error:
+            raise ValueError(f"plan: {error}") from None
+
+
+def _read_step(ints: _Reader) -> Step:
+    try:
+        kind = Kind(ints.take())
+        window = ints.window()
+        wave = ints.take()
+        pre = ints.take()
+        pool = Pool(Kind(pre), ints.window()) if pre >= 0 else None
+        src = Slice(ints.take(), ints.take(), ints.take())
+        dst = []
+        for _ in range(ints.count("destinations")):
+            slice_ = Slice(ints.take(), ints.take(), ints.take())
+            dst.append(Destination(slice_, ints.take(), Activation(ints.take())))
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith("plan: ") else f"plan: {text}") from None
+    return Step(kind, window, src, tuple(dst), wave, pool)
+
+
+def _check_step(step: Step, buffers: tuple[int, ...], where: str) -> None:
+    """What can be said of one step alone: ranges, and that its fields go together."""
+    for name, s in (("src", step.src), *(("dst", d.slice) for d in step.dst)):
+        if not 0 <= s.buffer < len(buffers) or s.buffer == (OUT if name == "src" else IN):
+            raise ValueError(f"{where}: {name} buffer {s.buffer} cannot be used so")
+        if s.offset < 0 or s.channels < 1 or s.end > buffers[s.buffer]:
+            raise ValueError(
+                f"{where}: {name} channels {s.offset} to {s.end} are not in buffer "
+                f"{s.buffer} of {buffers[s.buffer]} channels"
+            )
+    if not step.dst:
+        raise ValueError(f"{where}: has no destination")
+    try:
+        for d in step.dst:
+            channels = 0 if step.kind.is_pool else d.slice.channels
+            Stage(step.kind, channels, step.window, d.activation)
+        if step.pre:
+            Stage(step.pre.kind, 0, step.pre.window)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if step.pre and step.kind is not Kind.POINTWISE:
+        raise ValueError(f"{where}: only a pointwise step can have a pool folded in")
+    if step.kind.is_pool and (len(step.dst) != 1 or step.dst[0].slice.channels != step.src.channels):
+        raise ValueError(f"{where}: a pool has one destination with the channels of its source")
+    if any((d.weight < 0) != step.kind.is_pool for d in step.dst):
+        raise ValueError(f"{where}: convolutions have a weight index, pools have -1")
+
+
+def lower(spec: Spec) -> Plan:
+    """Lowers a spec: merges, lays out slices, assigns waves and folds pools.
+
+    * A pool directly before a 1x1 convolution becomes the operand load of that convolution.
+    * All 1x1 convolutions of one source (and one folded pool, or none) become one step.
+    * The n-th step of a branch is in wave n, so equal depths of all branches run together.
+    * Results that a later wave reads go to one scratch buffer per wave and image size.
+    """
+    buffers = [spec.in_channels, spec.out_channels]
+    scratch: dict[object, int] = {}
+    merged: dict[object, list[Destination]] = {}
+    steps: list[tuple[Kind, Window, Slice, list[Destination], int, Pool | None]] = []
+    out_offset = 0
+    weight = 0
+    for branch, branch_channels in zip(spec.branches, spec.branch_channels, strict=True):
+        src = Slice(IN, 0, spec.in_channels)
+        geometry: tuple[Window, ...] = ()  # what has changed the image size so far
+        for wave, (stage, pool) in enumerate(links := _fold_pools(branch)):
+            channels = stage.out_channels or src.channels
+            geometry += tuple(
+                w for w in (*([pool.window] if pool else []), stage.window) if not w.keeps_size
+            )
+            if wave == len(links) - 1:
+                target = Slice(OUT, out_offset, branch_channels)
+                out_offset += branch_channels
+            else:
+                key = (wave, geometry)
+                if key not in scratch:
+                    scratch[key] = len(buffers)
+                    buffers.append(0)
+                buffer = scratch[key]
+                target = Slice(buffer, buffers[buffer], channels)
+                buffers[buffer] += channels
+            if stage.kind.is_pool:
+                dst = Destination(target)
+            else:
+                dst = Destination(target, weight, stage.activation)
+                weight += 1
+            merge_key = (src, pool)
+            if stage.kind is Kind.POINTWISE and merge_key in merged:
+                merged[merge_key].append(dst)
+            else:
+                destinations = [dst]
+                if stage.kind is Kind.POINTWISE:
+                    merged[merge_key] = destinations
+                steps.append((stage.kind, stage.window, src, destinations, wave, pool))
+            src = target
+    plan = Plan(
+        tuple(buffers),
+        tuple(
+            Step(kind, window, src, tuple(dst), wave, pool)
+            for kind, window, src, dst, wave, pool in sorted(steps, key=lambda s: s[4])
+        ),
+    )
+    plan.check()
+    return plan
+
+
+def _fold_pools(branch: tuple[Stage, ...]) -> list[tuple[Stage, Pool | None]]:
+    """The branch's stages, each with the pool that its operand load takes over, if any."""
+    links: list[tuple[Stage, Pool | None]] = []
+    for stage in branch:
+        if stage.kind is Kind.POINTWISE and links and links[-1][0].kind.is_pool:
+            pooled, _ = links.pop()
+            links.append((stage, Pool(pooled.kind, pooled.window)))
+        else:
+            links.append((stage, None))
+    return links
