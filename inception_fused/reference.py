@@ -1,0 +1,223 @@
+"""The oracle and the back end that is always there: a plan interpreted with torch operators.
+
+Any device, any dtype of :data:`DTYPES`, traceable by fake tensors, ``make_fx`` and AOTAutograd.
+Every other back end is tested against :func:`run`; :func:`backward` is the gradient of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .plan import IN, OUT, Plan, Pool, Slice
+from .spec import Activation, Kind, Window
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Floating-point types that :func:`run` takes."""
+
+aten = torch.ops.aten
+
+
+def check(plan: Plan, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+    """Raises ValueError unless the arguments fit the plan; says which, what it is and must be.
+
+    Args:
+        x: (N, plan.in_channels, H, W), one of :data:`DTYPES`; N may be 0.
+        weights: by weight index, (out channels, in channels, height, width) each.
+        biases: by weight index, (out channels,) each.
+    """
+    if x.dim() != 4:
+        raise ValueError(f"x must have 4 dimensions (N, C, H, W), got shape {tuple(x.shape)}")
+    if x.shape[1] != plan.in_channels:
+        raise ValueError(f"x must have {plan.in_channels} channels, got {x.shape[1]}")
+    if x.dtype not in DTYPES:
+        raise ValueError(f"x must be one of {', '.join(map(str, DTYPES))}, got {x.dtype}")
+    plan.sizes(x.shape[2], x.shape[3])
+    shapes = [c.weight_shape for c in plan.convolutions()]
+    for name, tensors in (("weights", weights), ("biases", biases)):
+        if len(tensors) != len(shapes):
+            raise ValueError(f"{name} must be {len(shapes)} tensors, got {len(tensors)}")
+        for i, (tensor, shape) in enumerate(zip(tensors, shapes, strict=True)):
+            wanted = shape if name == "weights" else shape[:1]
+            if tuple(tensor.shape) != wanted:
+                raise ValueError(
+                    f"{name}[{i}] must have the shape {wanted}, got {tuple(tensor.shape)}"
+                )
+            if tensor.dtype != x.dtype:
+                raise ValueError(f"{name}[{i}] must be {x.dtype} like x, got {tensor.dtype}")
+            if tensor.device != x.device:
+                raise ValueError(f"{name}[{i}] must be on {x.device} like x, got {tensor.device}")
+
+
+def output_format(x: Tensor) -> torch.memory_format:
+    """The memory format of the output for the input x, of this and of every other back end.
+
+    channels_last if the channels of x are adjacent in memory and x is not contiguous, so also for
+    a channel slice of a channels_last tensor; contiguous otherwise.
+    """
+    if x.stride(1) == 1 and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def run(plan: Plan, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """Runs the plan; returns (N, plan.out_channels, H', W') in x's dtype and memory format.
+
+    Arguments and errors are those of :func:`check`. x is not written to.
+    """
+    check(plan, x, weights, biases)
+    return _forward(plan, x, weights, biases)[OUT]
+
+
+def backward(
+    plan: Plan,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    grad_out: Tensor,
+    needs: Sequence[bool],
+) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
+    """Gradients of :func:`run`, which needs nothing saved but its arguments.
+
+    Args:
+        grad_out: gradient of the output, with its shape.
+        needs: for x, then for each weight, then for each bias: whether to compute its gradient.
+
+    Returns:
+        Gradients of x, of the weights and of the biases; None where not needed.
+    """
+    check(plan, x, weights, biases)
+    count = len(weights)
+    if len(needs) != 1 + 2 * count:
+        raise ValueError(f"needs must be {1 + 2 * count} bools, got {len(needs)}")
+    needs_x, needs_weight, needs_bias = needs[0], needs[1 : 1 + count], needs[1 + count :]
+    grad_weights: list[Tensor | None] = [None] * count
+    grad_biases: list[Tensor | None] = [None] * count
+
+    buffers = _forward(plan, x, weights, biases)
+    if grad_out.shape != buffers[OUT].shape:
+        raise ValueError(
+            f"grad_out must have the shape {tuple(buffers[OUT].shape)} of the output, "
+            f"got {tuple(grad_out.shape)}"
+        )
+    grads = {b: torch.zeros_like(t) for b, t in enumerate(buffers) if b != IN or needs_x}
+    grads[OUT] = grad_out
+    needs_src = _sources_needed(plan, needs_x, needs_weight, needs_bias)
+    for step, needed in zip(reversed(plan.steps), reversed(needs_src), strict=True):
+        src = _narrow(buffers, step.src)
+        operand, indices = _pool(src, step.pre) if step.pre else (src, None)
+        grad_operand: Tensor | None = None
+        for dst in step.dst:
+            mask = [needed, False, False]
+            if dst.weight >= 0:
+                mask[1:] = needs_weight[dst.weight], needs_bias[dst.weight]
+            if not any(mask):
+                continue
+            grad = _narrow(grads, dst.slice)
+            if dst.activation is Activation.RELU:
+                grad = aten.threshold_backward(grad, _narrow(buffers, dst.slice), 0)
+            part: Tensor | None
+            if step.kind.is_pool:
+                pool = Pool(step.kind, step.window)
+                part = _pool_backward(pool, grad, operand, _pool(operand, pool)[1])
+            else:
+                part, grad_weights[dst.weight], grad_biases[dst.weight] = _conv_backward(
+                    grad, operand, weights[dst.weight], step.window, mask
+                )
+            if part is not None:
+                grad_operand = part if grad_operand is None else grad_operand + part
+        if grad_operand is None:
+            continue
+        if step.pre:
+            grad_operand = _pool_backward(step.pre, grad_operand, src, indices)
+        _narrow(grads, step.src).add_(grad_operand)
+    return grads.get(IN), grad_weights, grad_biases
+
+
+def _forward(
+    plan: Plan, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> list[Tensor]:
+    """Every buffer of the plan, filled; the first is x."""
+    memory_format = output_format(x)
+    buffers = [x]
+    for channels, size in zip(plan.buffers[1:], plan.sizes(*x.shape[2:])[1:], strict=True):
+        shape = (x.shape[0], channels, *size)
+        buffers.append(
+            torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+        )
+    for step in plan.steps:
+        operand = _narrow(buffers, step.src)
+        if step.pre:
+            operand, _ = _pool(operand, step.pre)
+        for dst in step.dst:
+            if step.kind.is_pool:
+                value, _ = _pool(operand, Pool(step.kind, step.window))
+            else:
+                value = torch.conv2d(
+                    operand,
+                    weights[dst.weight],
+                    biases[dst.weight],
+                    step.window.stride,
+                    step.window.padding,
+                )
+            if dst.activation is Activation.RELU:
+                value = torch.relu(value)
+            _narrow(buffers, dst.slice).copy_(value)
+    return buffers
+
+
+def _narrow(buffers: Sequence[Tensor] | dict[int, Tensor], s: Slice) -> Tensor:
+    return buffers[s.buffer].narrow(1, s.offset, s.channels)
+
+
+def _pool(x: Tensor, pool: Pool) -> tuple[Tensor, Tensor | None]:
+    """The pooled x and, of a max pool, the indices of the maxima."""
+    w = pool.window
+    if pool.kind is Kind.MAXPOOL:
+        value, indices = aten.max_pool2d_with_indices(x, w.kernel, w.stride, w.padding)
+        return value, indices
+    return aten.avg_pool2d(x, w.kernel, w.stride, w.padding), None
+
+
+def _pool_backward(pool: Pool, grad: Tensor, x: Tensor, indices: Tensor | None) -> Tensor:
+    w = pool.window
+    args = (grad, x, w.kernel, w.stride, w.padding)
+    grad_x: Tensor
+    if pool.kind is Kind.MAXPOOL:
+        grad_x = aten.max_pool2d_with_indices_backward(*args, (1, 1), False, indices)
+    else:
+        grad_x = aten.avg_pool2d_backward(*args, False, True, None)
+    return grad_x
+
+
+def _conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, window: Window, mask: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight and bias, each None where the mask is False."""
+    bias_shape = [weight.shape[0]]
+    geometry = (window.stride, window.padding, (1, 1), False, (0, 0), 1)
+    grad_x, grad_weight, grad_bias = aten.convolution_backward(
+        grad, x, weight, bias_shape, *geometry, list(mask)
+    )
+    return grad_x, grad_weight, grad_bias
+
+
+def _sources_needed(
+    plan: Plan, needs_x: bool, needs_weight: Sequence[bool], needs_bias: Sequence[bool]
+) -> list[bool]:
+    """For each step, whether its source depends on anything that needs a gradient."""
+    wanted = [Slice(IN, 0, plan.in_channels)] if needs_x else []
+    needed = []
+    for step in plan.steps:
+        behind = any(_overlap(s, step.src) for s in wanted)
+        needed.append(behind)
+        for d in step.dst:
+            if behind or (d.weight >= 0 and (needs_weight[d.weight] or needs_bias[d.weight])):
+                wanted.append(d.slice)
+    return needed
+
+
+def _overlap(a: Slice, b: Slice) -> bool:
+    return a.buffer == b.buffer and a.offset < b.end and b.offset < a.end
