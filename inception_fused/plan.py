@@ -100,28 +100,27 @@ class Plan:
         return tuple(found[i] for i in range(len(found)))
 
     def sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """(height, width) of each buffer for an input of this size.
+        """(height, width) of each buffer for an input of this size; (0, 0) for an unused one.
 
         Raises:
             ValueError: the image is smaller than a window, or two branches disagree in size.
         """
-        sizes: list[tuple[int, int] | None] = [None] * len(self.buffers)
+        sizes = [(0, 0)] * len(self.buffers)
         sizes[IN] = (height, width)
         for step in self.steps:
             size = sizes[step.src.buffer]
-            assert size is not None, "steps are sorted by wave"
             if step.pre:
                 size = step.pre.window.output_size(size)
             size = step.window.output_size(size)
             for dst in step.dst:
                 known = sizes[dst.slice.buffer]
-                if known not in (None, size):
+                if known not in ((0, 0), size):
                     raise ValueError(
                         f"branches disagree in size for an input of {height}x{width} pixels: "
                         f"{known} and {size}"
                     )
                 sizes[dst.slice.buffer] = size
-        return tuple(s for s in sizes if s is not None)
+        return tuple(sizes)
 
     def macs(self, batch: int, height: int, width: int) -> int:
         """Multiply-adds of direct convolution; pools and epilogues are not counted."""
@@ -166,11 +165,11 @@ class Plan:
         """Raises ValueError, naming the step, unless every invariant of a plan holds."""
         if len(self.buffers) < 2 or min(self.buffers) < 1:
             raise ValueError(f"plan: needs an input and an output buffer, got {self.buffers}")
+        if sum(self.buffers) > 2**31:
+            raise ValueError(f"plan: has more than 2**31 channels: {self.buffers}")
         if not self.steps:
             raise ValueError("plan: has no steps")
-        # For each buffer and channel, the wave that writes it; -1: the input, None: not written.
-        written: list[list[int | None]] = [[None] * channels for channels in self.buffers]
-        written[IN] = [-1] * self.buffers[IN]
+        written = [(Slice(IN, 0, self.buffers[IN]), -1)]  # and the wave that writes it
         weights: list[int] = []
         wave = 0
         for number, step in enumerate(self.steps):
@@ -179,19 +178,26 @@ class Plan:
                 raise ValueError(f"{where}: wave {step.wave} follows wave {wave}")
             wave = step.wave
             _check_step(step, self.buffers, where)
-            for channel in written[step.src.buffer][step.src.offset : step.src.end]:
-                if channel is None or channel >= step.wave:
-                    raise ValueError(f"{where}: reads a channel that no earlier wave has written")
+            ready = sum(_common(s, step.src) for s, when in written if when < wave)
+            if ready != step.src.channels:
+                raise ValueError(f"{where}: reads a channel that no earlier wave has written")
             for d in step.dst:
-                target = written[d.slice.buffer]
-                if any(channel is not None for channel in target[d.slice.offset : d.slice.end]):
+                if any(_common(s, d.slice) for s, _ in written):
                     raise ValueError(f"{where}: writes a channel a second time")
-                target[d.slice.offset : d.slice.end] = [step.wave] * d.slice.channels
+                written.append((d.slice, wave))
                 weights += [d.weight] if not step.kind.is_pool else []
-        if None in written[OUT]:
-            raise ValueError(f"plan: output channel {written[OUT].index(None)} is never written")
+        missing = self.buffers[OUT] - sum(s.channels for s, _ in written if s.buffer == OUT)
+        if missing:
+            raise ValueError(f"plan: {missing} output channels are never written")
         if sorted(weights) != list(range(len(weights))):
             raise ValueError(f"plan: weight indices must be 0 to {len(weights) - 1}, got {weights}")
+
+
+def _common(a: Slice, b: Slice) -> int:
+    """The number of channels that are in both slices."""
+    if a.buffer != b.buffer:
+        return 0
+    return max(0, min(a.end, b.end) - max(a.offset, b.offset))
 
 
 def _window_code(window: Window) -> tuple[int, ...]:
@@ -270,7 +276,9 @@ def _check_step(step: Step, buffers: tuple[int, ...], where: str) -> None:
         raise ValueError(f"{where}: {error}") from None
     if step.pre and step.kind is not Kind.POINTWISE:
         raise ValueError(f"{where}: only a pointwise step can have a pool folded in")
-    if step.kind.is_pool and (len(step.dst) != 1 or step.dst[0].slice.channels != step.src.channels):
+    if step.kind.is_pool and (
+        len(step.dst) != 1 or step.dst[0].slice.channels != step.src.channels
+    ):
         raise ValueError(f"{where}: a pool has one destination with the channels of its source")
     if any((d.weight < 0) != step.kind.is_pool for d in step.dst):
         raise ValueError(f"{where}: convolutions have a weight index, pools have -1")

@@ -102,8 +102,10 @@ def backward(
             f"grad_out must have the shape {tuple(buffers[OUT].shape)} of the output, "
             f"got {tuple(grad_out.shape)}"
         )
-    grads = {b: torch.zeros_like(t) for b, t in enumerate(buffers) if b != IN or needs_x}
-    grads[OUT] = grad_out
+    grads = {OUT: grad_out}
+    for i, buffer in enumerate(buffers):
+        if i != OUT and (i != IN or needs_x):
+            grads[i] = torch.zeros_like(buffer)
     needs_src = _sources_needed(plan, needs_x, needs_weight, needs_bias)
     for step, needed in zip(reversed(plan.steps), reversed(needs_src), strict=True):
         src = _narrow(buffers, step.src)

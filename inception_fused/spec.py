@@ -89,6 +89,8 @@ class Stage:
     activation: Activation = Activation.NONE
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", Kind(self.kind))
+        object.__setattr__(self, "activation", Activation(self.activation))
         _natural("out_channels", self.out_channels, 0 if self.kind.is_pool else 1)
         if self.kind.is_pool:
             if self.out_channels or self.activation:
@@ -158,6 +160,9 @@ class Spec:
 
     def __post_init__(self) -> None:
         _natural("in_channels", self.in_channels, 1)
+        object.__setattr__(self, "branches", tuple(tuple(b) for b in self.branches))
+        if not all(isinstance(stage, Stage) for branch in self.branches for stage in branch):
+            raise TypeError(f"branches must be sequences of Stage, got {self.branches!r}")
         if not self.branches or not all(self.branches):
             raise ValueError("branches must hold at least one branch of at least one stage each")
 
