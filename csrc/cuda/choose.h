@@ -1,0 +1,164 @@
+// Which tile a launch gets: pure functions of the problem and the architecture, so that they are
+// tested on any machine. The times are a paper model, good for ranking tiles and not yet compared
+// with a GPU; every rate below says what it stands for.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "cuda/problem.h"
+
+namespace inception_fused::cuda {
+
+struct Shape {  // of a tile; the fields are those of Tile in tile.h
+  int rows, columns, depth, warp_rows, warp_columns, warp_depth, stages;
+  int registers;  // per thread, an upper bound that a test holds the compiler to
+  constexpr int threads() const { return 32 * warp_rows * warp_columns * warp_depth; }
+};
+
+// The first two cut the depth between four groups of warps: at batch 1 that keeps 8 warps busy on a
+// tile small enough for 60 blocks and more.
+inline constexpr std::array<Shape, 6> kShapes{{
+    {32, 16, 16, 2, 1, 4, 3, 80},
+    {32, 32, 16, 1, 2, 4, 3, 96},
+    {64, 32, 8, 2, 2, 2, 3, 96},
+    {64, 64, 8, 2, 2, 2, 3, 128},
+    {128, 64, 4, 4, 2, 1, 4, 128},
+    {128, 128, 4, 4, 2, 1, 4, 168},
+}};
+
+enum class Math : int { kHalf, kBFloat16, kTf32, kFloat32 };
+
+constexpr int vector_elements(Math math) {
+  return math == Math::kHalf || math == Math::kBFloat16 ? 8 : 4;
+}
+
+struct Architecture {
+  int sm;                // compute capability, 10 * major + minor
+  int processors;        // streaming multiprocessors
+  int shared_block;      // bytes of shared memory that one block can have
+  int shared_processor;  // bytes that the blocks of one multiprocessor share, 1 KiB each reserved
+  double gigahertz;
+  double products;       // 16-bit multiply-adds a cycle and multiprocessor by mma.sync
+  double l2_bytes;       // a cycle and multiprocessor, all of them reading
+  double dram_bytes;     // a nanosecond, whole device
+};
+
+// One well-known device of each architecture: A100, A10, L40S, H100 SXM, B200, RTX PRO 6000.
+inline constexpr std::array<Architecture, 6> kArchitectures{{
+    {80, 108, 166912, 167936, 1.41, 1024, 40, 1555},
+    {86, 72, 101376, 102400, 1.70, 512, 24, 600},
+    {89, 142, 101376, 102400, 2.52, 512, 24, 864},
+    {90, 132, 232448, 233472, 1.76, 1300, 24, 3350},
+    {100, 148, 232448, 233472, 1.85, 1024, 24, 8000},
+    {120, 188, 101376, 102400, 2.40, 512, 24, 1792},
+}};
+
+// The newest architecture that is not newer than `sm`; nullptr if `sm` is older than all.
+constexpr const Architecture* find_architecture(int sm) {
+  const Architecture* found = nullptr;
+  for (const Architecture& a : kArchitectures) {
+    if (a.sm <= sm) found = &a;
+  }
+  return found;
+}
+
+constexpr int ceil_divide(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+constexpr int carved(int64_t vectors) {  // bytes of a region, see simt::Carve
+  return static_cast<int>((vectors * 16 + 127) / 128 * 128);
+}
+
+// Bytes of shared memory of a block that computes a tile of this problem: what run_pointwise and
+// run_conv carve.
+constexpr int shared_bytes(const Shape& s, const Problem& p) {
+  const int64_t halo_pitch = (s.rows + 2 * p.before()) | 1;
+  int64_t bytes = carved(s.stages * s.depth * s.columns);
+  if (p.operand == Operand::kResident) {
+    bytes += carved(8) + carved(p.depth * halo_pitch);
+  } else if (p.operand == Operand::kPooled) {
+    bytes += carved(s.stages * s.depth * halo_pitch) + carved(s.depth * (s.rows + 1));
+  } else {
+    bytes += carved(s.stages * s.depth * (s.rows + 1));
+  }
+  bytes = std::max<int64_t>(bytes, int64_t{4} * s.warp_depth * s.rows * (s.columns + 8));
+  return static_cast<int>(std::min<int64_t>(bytes, INT32_MAX));
+}
+
+struct Config {
+  int shape = -1;  // index into kShapes, -1: nothing fits
+  int blocks = 0;
+  int threads = 0;
+  int shared = 0;                // bytes per block
+  int blocks_per_processor = 0;  // that can be resident
+  double nanoseconds = 0;        // predicted, without the launch itself
+};
+
+// Predicted cycles of a block in a multiprocessor that holds `resident` of them.
+constexpr double block_cycles(const Shape& s, const Problem& p, const Architecture& a, Math math,
+                              int resident) {
+  constexpr double kLatency = 700;   // of a read from L2 under load
+  constexpr double kEpilogue = 900;  // sums through shared memory, bias, stores
+  constexpr double kBarrier = 40;
+  constexpr double kProductLatency = 35;  // of one mma.sync that waits for its ldmatrix
+  const int steps = ceil_divide(int64_t{p.taps} * p.depth, s.depth);
+  const double cost = math == Math::kFloat32 ? 6 : math == Math::kTf32 ? 2 : 1;
+  const double products = double(s.rows) * s.columns * s.depth * vector_elements(math) * cost;
+  const int halo = s.rows + 2 * p.before();
+  const int streamed = p.operand == Operand::kResident ? 0
+                       : p.operand == Operand::kPooled ? halo
+                                                       : s.rows;
+  const double bytes = 16.0 * s.depth * (streamed + s.columns);
+  const double gather = p.operand == Operand::kElements ? 8.0 * s.rows * s.depth / 32 : 0;
+  const double busy = std::max(products / a.products, bytes / a.l2_bytes + gather) * resident;
+  const double chain = kBarrier * (p.operand == Operand::kPooled ? 2 : 1) +
+                       kProductLatency * s.depth / s.warp_depth / 2;
+  const double step = std::max({busy, chain, kLatency / (s.stages - 1)});
+  const double fill = p.operand == Operand::kResident
+                          ? 16.0 * p.depth * halo / a.l2_bytes * resident
+                          : 0;
+  return kLatency + fill + steps * step + kEpilogue;
+}
+
+// What a launch of this shape would be; shape -1 if it does not fit.
+constexpr Config price(const Wave& wave, int shape, const Architecture& a, Math math) {
+  const Shape& s = kShapes[shape];
+  Config config;
+  config.threads = s.threads();
+  for (int i = 0; i < wave.problems; ++i) {
+    const Problem& p = wave.problem[i];
+    config.shared = std::max(config.shared, shared_bytes(s, p));
+    config.blocks += ceil_divide(p.pixels, s.rows) * ceil_divide(p.columns, s.columns);
+  }
+  if (config.shared > a.shared_block) return config;
+  config.shape = shape;
+  config.blocks_per_processor =
+      std::max(1, std::min({a.shared_processor / (config.shared + 1024),
+                            65536 / (s.registers * s.threads()), 1536 / s.threads()}));
+  const int resident = std::min(config.blocks_per_processor,
+                                ceil_divide(std::max(config.blocks, 1), a.processors));
+  double cycles = 0, longest = 0;  // of all blocks, one after the other; of one
+  for (int i = 0; i < wave.problems; ++i) {
+    const Problem& p = wave.problem[i];
+    const double block = block_cycles(s, p, a, math, resident);
+    cycles += block * ceil_divide(p.pixels, s.rows) * ceil_divide(p.columns, s.columns);
+    longest = std::max(longest, block);
+  }
+  config.nanoseconds = std::max(cycles / (double(a.processors) * resident), longest) / a.gigahertz;
+  return config;
+}
+
+// The shape with the least predicted time.
+constexpr Config choose(const Wave& wave, const Architecture& a, Math math) {
+  Config best;
+  for (int shape = 0; shape < static_cast<int>(kShapes.size()); ++shape) {
+    const Config config = price(wave, shape, a, math);
+    if (config.shape >= 0 && (best.shape < 0 || config.nanoseconds < best.nanoseconds)) {
+      best = config;
+    }
+  }
+  return best;
+}
+
+}  // namespace inception_fused::cuda

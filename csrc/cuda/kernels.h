@@ -1,0 +1,41 @@
+// The instances of the kernels: every dtype with every shape of choose.h.
+#pragma once
+
+#include "cuda/choose.h"
+#include "cuda/conv.h"
+#include "cuda/pack.h"
+#include "cuda/pointwise.h"
+
+namespace inception_fused::cuda {
+
+template <int i>
+using TileOf = Tile<kShapes[i].rows, kShapes[i].columns, kShapes[i].depth, kShapes[i].warp_rows,
+                    kShapes[i].warp_columns, kShapes[i].warp_depth, kShapes[i].stages>;
+
+static_assert(kShapes.size() == 6, "with_shape has one line for each shape");
+
+// f.template operator()<T>() with the tile of that shape.
+template <class F>
+auto with_shape(int shape, const F& f) {
+  switch (shape) {
+    case 0: return f.template operator()<TileOf<0>>();
+    case 1: return f.template operator()<TileOf<1>>();
+    case 2: return f.template operator()<TileOf<2>>();
+    case 3: return f.template operator()<TileOf<3>>();
+    case 4: return f.template operator()<TileOf<4>>();
+    default: return f.template operator()<TileOf<5>>();
+  }
+}
+
+// f.template operator()<D>() with the type that computes this math.
+template <class F>
+auto with_math(Math math, const F& f) {
+  switch (math) {
+    case Math::kHalf: return f.template operator()<Half>();
+    case Math::kBFloat16: return f.template operator()<BFloat16>();
+    case Math::kTf32: return f.template operator()<Tf32>();
+    default: return f.template operator()<Float32>();
+  }
+}
+
+}  // namespace inception_fused::cuda

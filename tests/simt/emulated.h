@@ -1,0 +1,30 @@
+// The CUDA back end on the emulator: packs the weights and runs a plan, as csrc/run_cuda.cpp does on a
+// device.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "cuda/program.h"
+#include "cuda/simt.h"
+
+namespace inception_fused::cuda {
+
+struct Weight {
+  Strided weight;  // (out, in, height, width)
+  char* bias = nullptr;
+  int64_t bias_stride = 1;
+};
+
+struct EmulatedRun {
+  Program program;
+  int64_t pack_bytes = 0;
+};
+
+// Writes out, which must not overlap x. `shape` forces a tile where it fits.
+EmulatedRun run_emulated(simt::Machine& machine, const Plan& plan, Math math,
+                         const Architecture& architecture, const Strided& x,
+                         const std::vector<Weight>& weights, const Strided& out,
+                         std::optional<int> shape = std::nullopt);
+
+}  // namespace inception_fused::cuda
