@@ -74,6 +74,8 @@ struct Plan {
   std::vector<int64_t> buffers;  // channels of each buffer
   std::vector<Step> steps;       // sorted by wave
 
+  int64_t in_channels() const { return buffers[kIn]; }
+  int64_t out_channels() const { return buffers[kOut]; }
   int64_t waves() const { return steps.back().wave + 1; }
   int64_t weights() const;                                 // number of convolutions
   std::vector<Size> sizes(Size image) const;               // height and width of each buffer

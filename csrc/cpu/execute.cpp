@@ -1,0 +1,233 @@
+#include "execute.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+namespace inception_fused::cpu {
+
+namespace {
+
+// Address of channel 0 of pixel (0, 0) of the program's first image.
+float* base_of(const Program& program, int64_t buffer, const Operands& operands) {
+  const Place& place = program.places[buffer];
+  if (place.scratch) return operands.scratch + place.offset;
+  const Strided& tensor = buffer == kIn ? operands.x : operands.out;
+  return tensor.data + operands.first_image * place.image;
+}
+
+// Output pixels in order, across rows and images.
+struct Cursor {
+  Size size;
+  int64_t image, y, x;
+
+  Cursor(Size size_, int64_t pixel)
+      : size(size_),
+        image(pixel / (size_.height * size_.width)),
+        y(pixel / size_.width % size_.height),
+        x(pixel % size_.width) {}
+
+  void next() {
+    if (++x == size.width) {
+      x = 0;
+      if (++y == size.height) {
+        y = 0;
+        ++image;
+      }
+    }
+  }
+};
+
+// One output pixel of a pool: the taps inside the image, then the kernel. tap: room for all taps.
+void pool_pixel(const Kernels& kernels, Kind kind, const Window& window, const Place& place,
+                const float* base, int64_t channels, const Cursor& at, const float** tap,
+                float* dst) {
+  const int64_t top = at.y * window.stride.height - window.padding.height;
+  const int64_t left = at.x * window.stride.width - window.padding.width;
+  const int64_t y_end = std::min(top + window.kernel.height, place.size.height);
+  const int64_t x_end = std::min(left + window.kernel.width, place.size.width);
+  int taps = 0;
+  for (int64_t y = std::max<int64_t>(top, 0); y < y_end; ++y) {
+    for (int64_t x = std::max<int64_t>(left, 0); x < x_end; ++x) {
+      tap[taps++] = base + at.image * place.image + y * place.row + x * place.pixel;
+    }
+  }
+  if (kind == Kind::MAXPOOL) {
+    kernels.max_pool(tap, taps, channels, dst);
+  } else {
+    kernels.average_pool(tap, taps, channels, 1.0f / static_cast<float>(window.taps()), dst);
+  }
+}
+
+void run_pool(const Program& program, const Step& step, const Task& task,
+              const Operands& operands) {
+  const Place& from = program.places[step.src.buffer];
+  const Slice& slice = step.dst[0].slice;
+  const Place& to = program.places[slice.buffer];
+  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
+  float* dst = base_of(program, slice.buffer, operands) + slice.offset;
+  std::vector<const float*> tap(static_cast<size_t>(step.window.taps()));
+  Cursor at(to.size, task.first);
+  for (int64_t i = task.first; i < task.last; ++i, at.next()) {
+    pool_pixel(program.kernels, step.kind, step.window, from, src, step.src.channels, at,
+               tap.data(), dst + at.image * to.image + at.y * to.row + at.x * to.pixel);
+  }
+}
+
+// Offsets of the pixels of a chunk in one of the buffers that a step writes.
+using Rows = std::array<int64_t, kMaxChunk>;
+
+// The columns of one panel: which part of which destination each group is.
+void find_columns(const Program& program, const Step& step, const StepInfo& info,
+                  const Panel& panel, const Operands& operands, const std::vector<Rows>& rows,
+                  Column* columns) {
+  int group = 0;
+  for (size_t d = 0; d < step.dst.size(); ++d) {
+    const Destination& dst = step.dst[d];
+    for (int64_t channel = 0; channel < dst.slice.channels; channel += kGroup, ++group) {
+      const int i = group - panel.first_group;
+      if (i < 0 || i >= panel.groups) continue;
+      const auto target = std::find(info.targets.begin(), info.targets.end(), dst.slice.buffer);
+      columns[i] = {base_of(program, dst.slice.buffer, operands) + dst.slice.offset + channel,
+                    rows[target - info.targets.begin()].data(),
+                    static_cast<int>(std::min<int64_t>(kGroup, dst.slice.channels - channel)),
+                    dst.activation == Activation::RELU};
+    }
+  }
+}
+
+void run_product(const Program& program, const Task& task, const Operands& operands) {
+  const Step& step = program.plan.steps[task.step];
+  const StepPack& pack = program.layout.steps[task.step];
+  const StepInfo& info = program.steps[task.step];
+  const Place& from = program.places[step.src.buffer];
+  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
+  const int64_t depth = step.src.channels;
+  const Size size = program.places[step.dst[0].slice.buffer].size;
+  // A pooled operand has one tap: itself.
+  const int64_t none = 0;
+  const int64_t* taps = step.pre ? &none : info.taps.data();
+  const int tap_count = static_cast<int>(info.taps.size());
+  std::vector<const float*> pool_tap(step.pre ? static_cast<size_t>(step.pre->window.taps()) : 0);
+  std::vector<Rows> rows(info.targets.size());
+
+  // Rows of A that stay in the second-level cache while all panels pass over them.
+  constexpr int64_t kChunkBytes = 128 << 10;
+  const int64_t longest = step.pre
+                              ? kPoolChunk
+                              : std::clamp<int64_t>(kChunkBytes / (depth * int64_t{sizeof(float)}),
+                                                    kMaxRows, kMaxChunk);
+  const int64_t chunks = (task.last - task.first + longest - 1) / longest;
+  const float* a[kMaxChunk];
+  for (int64_t c = 0; c < chunks; ++c) {
+    const int64_t first = task.first + c * (task.last - task.first) / chunks;
+    const int64_t last = task.first + (c + 1) * (task.last - task.first) / chunks;
+    const int count = static_cast<int>(last - first);
+    Cursor at(size, first);
+    for (int i = 0; i < count; ++i, at.next()) {
+      if (step.pre) {
+        float* pooled = operands.pooled + i * depth;
+        pool_pixel(program.kernels, step.pre->kind, step.pre->window, from, src, depth, at,
+                   pool_tap.data(), pooled);
+        a[i] = pooled;
+      } else {
+        a[i] = src + at.image * from.image + at.y * step.window.stride.height * from.row +
+               at.x * step.window.stride.width * from.pixel;
+      }
+      for (size_t t = 0; t < rows.size(); ++t) {
+        const Place& to = program.places[info.targets[t]];
+        rows[t][i] = at.image * to.image + at.y * to.row + at.x * to.pixel;
+      }
+    }
+    for (int p = task.first_panel; p < task.last_panel; ++p) {
+      const Panel& panel = pack.panels[p];
+      const int most = program.kernels.rows[panel.groups];
+      const int tiles = (count + most - 1) / most;
+      Column columns[kMaxGroups];
+      find_columns(program, step, info, panel, operands, rows, columns);
+      int done = 0;
+      for (int t = 0; t < tiles; ++t) {
+        const int height = (t + 1) * count / tiles - done;
+        program.kernels.gemm({a + done, taps, operands.pack + panel.offset,
+                              operands.pack + pack.bias + panel.first_group * kGroup, columns,
+                              depth, tap_count, height, panel.groups});
+        for (int g = 0; g < panel.groups; ++g) columns[g].row += height;
+        done += height;
+      }
+    }
+  }
+}
+
+// Image rows [first, last) of x into scratch.
+void run_load(const Program& program, const Task& task, const Operands& operands) {
+  const Place& to = program.places[kIn];
+  const Strided& x = operands.x;
+  float* dst = base_of(program, kIn, operands);
+  for (int64_t i = task.first; i < task.last; ++i) {
+    const int64_t image = i / to.size.height;
+    const int64_t y = i % to.size.height;
+    const float* src = x.data + (operands.first_image + image) * x.stride[0] + y * x.stride[2];
+    float* row = dst + image * to.image + y * to.row;
+    if (x.channels_last()) {
+      for (int64_t pixel = 0; pixel < to.size.width; ++pixel) {
+        std::memcpy(row + pixel * to.pixel, src + pixel * x.stride[3],
+                    static_cast<size_t>(to.channels) * sizeof(float));
+      }
+    } else {
+      program.kernels.transpose(src, x.stride[1], to.channels, to.size.width, row, to.pixel);
+    }
+  }
+}
+
+// Image rows [first, last) of the output from scratch.
+void run_store(const Program& program, const Task& task, const Operands& operands) {
+  const Place& from = program.places[kOut];
+  const Strided& out = operands.out;
+  const float* src = base_of(program, kOut, operands);
+  for (int64_t i = task.first; i < task.last; ++i) {
+    const int64_t image = i / from.size.height;
+    const int64_t y = i % from.size.height;
+    float* row = out.data + (operands.first_image + image) * out.stride[0] + y * out.stride[2];
+    program.kernels.transpose(src + image * from.image + y * from.row, from.pixel, from.size.width,
+                              from.channels, row, out.stride[1]);
+  }
+}
+
+// Zeros around images [first, last) of a buffer.
+void run_border(const Program& program, const Task& task, const Operands& operands) {
+  const Place& place = program.places[task.buffer];
+  const int64_t side = place.border.width * place.pixel;
+  const auto zero = [](float* p, int64_t count) { std::fill_n(p, count, 0.0f); };
+  for (int64_t image = task.first; image < task.last; ++image) {
+    float* top = base_of(program, task.buffer, operands) + image * place.image -
+                 place.border.height * place.row - side;
+    zero(top, place.border.height * place.row);
+    float* row = top + place.border.height * place.row;
+    for (int64_t y = 0; y < place.size.height; ++y, row += place.row) {
+      zero(row, side);
+      zero(row + place.row - side, side);
+    }
+    zero(row, place.border.height * place.row);
+  }
+}
+
+}  // namespace
+
+void execute(const Program& program, const Task& task, const Operands& operands) {
+  switch (task.op) {
+    case Task::Op::kLoad:
+      return run_load(program, task, operands);
+    case Task::Op::kBorder:
+      return run_border(program, task, operands);
+    case Task::Op::kStore:
+      return run_store(program, task, operands);
+    case Task::Op::kStep: {
+      const Step& step = program.plan.steps[task.step];
+      if (is_pool(step.kind)) return run_pool(program, step, task, operands);
+      return run_product(program, task, operands);
+    }
+  }
+}
+
+}  // namespace inception_fused::cpu

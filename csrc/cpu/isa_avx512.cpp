@@ -1,0 +1,36 @@
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#endif
+namespace inception_fused::cpu {
+namespace avx512 {
+
+inline constexpr int kLanes = 16;
+inline constexpr int kWide = 3;  // 27 or 28 accumulators of 32 registers
+inline constexpr int kRows[] = {0, 14, 14, 9};
+
+#include "gemm.inl"
+#include "pool.inl"
+
+}  // namespace avx512
+
+extern const Kernels kAvx512;
+const Kernels kAvx512 = {"avx512",
+                         {0, avx512::kRows[1], avx512::kRows[2], avx512::kRows[3]},
+                         avx512::gemm,
+                         avx512::max_pool,
+                         avx512::average_pool,
+                         avx512::transpose,
+                         avx512::spin};
+
+}  // namespace inception_fused::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

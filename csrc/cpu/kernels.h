@@ -1,0 +1,74 @@
+// The leaf kernels: raw pointers and element offsets, no torch, no allocation, no threads.
+// One table per instruction set; pick() chooses by the capabilities it is given, so that the choice
+// can be tested on any machine.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace inception_fused::cpu {
+
+inline constexpr int kGroup = 16;      // columns of a group: one AVX-512 register of float32
+inline constexpr int kMaxGroups = 3;   // groups of a panel
+inline constexpr int kMaxRows = 14;    // rows of a tile, at most
+inline constexpr int kAlignment = 64;  // bytes; of packs and of scratch
+
+// Where the 16 columns of one group go: row r, column c to dst[row[r] + c].
+struct Column {
+  float* dst;
+  const int64_t* row;  // offsets in elements, one per row of the tile
+  int lanes;           // columns that exist, 1 to 16; the others are not written
+  bool relu;
+};
+
+// dst[row[r] + c] = act(bias[c] + sum over tap t and k < depth of
+//                       a[r][tap[t] + k] * b[(t * depth + k) * 16 * groups + c])
+struct Tile {
+  const float* const* a;  // one pointer per row
+  const int64_t* tap;     // offsets in elements
+  const float* b;         // panel, 64-byte aligned
+  const float* bias;      // 16 * groups
+  const Column* column;   // one per group
+  int64_t depth;
+  int taps;
+  int rows;    // 1 to Kernels::rows[groups]
+  int groups;  // 1 to kMaxGroups
+};
+
+struct Kernels {
+  std::string_view name;
+  int rows[kMaxGroups + 1];  // the best number of rows of a tile, by its groups
+  void (*gemm)(const Tile& tile);
+  // dst[c] = max over the taps (NaN wins), or the sum of the taps times scale.
+  void (*max_pool)(const float* const* tap, int taps, int64_t channels, float* dst);
+  void (*average_pool)(const float* const* tap, int taps, int64_t channels, float scale,
+                       float* dst);
+  // dst[c * dst_stride + r] = src[r * src_stride + c] for r < rows, c < columns.
+  void (*transpose)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst,
+                    int64_t dst_stride);
+  // Multiply-adds in registers, nothing else: floating-point operations done, for the FMA peak.
+  int64_t (*spin)(int64_t iterations);
+};
+
+extern const Kernels kBase;
+#if defined(__x86_64__)
+extern const Kernels kAvx2;
+extern const Kernels kAvx512;
+#endif
+
+// What the machine can do.
+struct Capabilities {
+  bool avx2 = false;  // with FMA
+  bool avx512 = false;
+};
+
+Capabilities capabilities();
+
+// The widest table that `machine` can run and that `limit` allows: "" for any, else "base", "avx2"
+// or "avx512". A limit can only lower the choice. Throws std::invalid_argument for another word.
+const Kernels& pick(const Capabilities& machine, std::string_view limit);
+
+// The table of this process: pick(capabilities(), $INCEPTION_FUSED_ISA), decided once.
+const Kernels& kernels();
+
+}  // namespace inception_fused::cpu

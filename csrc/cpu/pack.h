@@ -1,0 +1,43 @@
+// Weights as the kernels read them: per step, the columns of all its convolutions side by side,
+// each convolution padded with zeros to whole groups of 16, cut into panels of one to three groups.
+//
+//   step:  bias[16 * groups], then per panel [tap][depth][16 * panel groups]
+//
+// The layout does not depend on the instruction set, so a pack made on one machine serves on
+// another.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels.h"
+#include "plan.h"
+
+namespace inception_fused::cpu {
+
+struct Panel {
+  int first_group;
+  int groups;
+  int64_t offset;  // of its weights, in elements from the start of the pack
+};
+
+struct StepPack {
+  int groups = 0;             // 0 for a pool
+  int64_t bias = 0;           // offset in elements from the start of the pack
+  std::vector<Panel> panels;  // in column order
+};
+
+struct PackLayout {
+  std::vector<StepPack> steps;  // as in the plan
+  int64_t size = 0;             // elements
+};
+
+PackLayout pack_layout(const Plan& plan);
+
+// weights[i]: (out, in, height, width) contiguous; biases[i]: (out). Writes all of dst[0,
+// layout.size).
+void pack(const Plan& plan, std::span<const float* const> weights,
+          std::span<const float* const> biases, float* dst);
+
+}  // namespace inception_fused::cpu

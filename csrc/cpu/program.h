@@ -1,0 +1,77 @@
+// A plan for images of one size, cut into tasks: what runs, in which order, on which part.
+//
+// Tasks of one wave are independent of each other; a wave starts when the one before has ended.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+#include "pack.h"
+#include "plan.h"
+
+namespace inception_fused::cpu {
+
+// A tensor (batch, channels, height, width) of float32; strides in elements. Channels or columns
+// are adjacent in memory: stride[1] == 1 (channels last) or stride[3] == 1.
+struct Strided {
+  float* data;
+  int64_t size[4];
+  int64_t stride[4];
+
+  bool channels_last() const { return stride[1] == 1 || size[1] == 1; }
+  Size image() const { return {size[2], size[3]}; }
+};
+
+// Where a buffer lives: in x, in out, or in scratch, there with a border of zeros around each
+// image.
+struct Place {
+  bool scratch = false;
+  int64_t channels = 0;
+  Size size;
+  Size border;
+  int64_t offset = 0;  // of the first image's pixel (0, 0), in elements from the start of scratch
+  int64_t image = 0;   // strides in elements
+  int64_t row = 0;
+  int64_t pixel = 0;
+};
+
+struct Task {
+  enum class Op { kLoad, kBorder, kStep, kStore };
+  Op op;
+  int step = 0;         // kStep
+  int buffer = 0;       // kBorder
+  int64_t first = 0;    // kStep: output pixels [first, last) of all images;
+  int64_t last = 0;     // otherwise: image rows [first, last) of all images
+  int first_panel = 0;  // kStep
+  int last_panel = 0;
+  double cost = 0;  // in multiply-adds, roughly
+};
+
+// What every task of a step needs to know.
+struct StepInfo {
+  std::vector<int64_t> taps;     // offsets in the source buffer, in elements
+  std::vector<int64_t> targets;  // the buffers it writes, each once
+};
+
+struct Program {
+  const Plan& plan;
+  const PackLayout& layout;
+  const Kernels& kernels;
+  int64_t images;               // per run of the program
+  std::vector<Place> places;    // by buffer
+  std::vector<StepInfo> steps;  // by step
+  std::vector<Task> tasks;      // wave by wave
+  std::vector<int> wave_end;    // index of the task after each wave's last
+  int64_t scratch = 0;          // elements, for all images
+  int64_t pooled = 0;           // elements of a thread's own buffer for pooled rows
+
+  // `parts`: into about how many tasks a wave is cut; 1 if one thread runs the program alone.
+  Program(const Plan& plan, const PackLayout& layout, const Kernels& kernels, const Strided& x,
+          const Strided& out, int64_t images, int parts);
+};
+
+inline constexpr int64_t kMaxChunk = 112;  // output pixels whose addresses are worked out at a time
+inline constexpr int64_t kPoolChunk = 28;  // the same where they are pooled first
+
+}  // namespace inception_fused::cpu
