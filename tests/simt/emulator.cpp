@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -20,7 +19,8 @@ extern "C" void __tsan_write16(void*);
 namespace simt {
 namespace {
 
-constexpr int kRedZone = 128;  // bytes around each region of shared memory
+constexpr int kRedZone = 128;     // bytes around each region of shared memory
+constexpr int kMaxCopies = 256;   // of one thread in flight
 
 struct Copy {
   Vector* to;
@@ -36,7 +36,8 @@ struct Lane {
   State state = State::kReady;
   const char* operation = "";
   Site site{"", 0};
-  std::vector<Copy> copies;
+  std::vector<Copy> copies = std::vector<Copy>(kMaxCopies);  // a ring: copy i is at i % kMaxCopies
+  int64_t issued = 0, landed = 0;
   int groups = 0;  // committed
   // The operands of a warp operation, on the lane's own stack.
   uint32_t* words = nullptr;
@@ -57,8 +58,7 @@ struct Block {
   bool waited = false;  // for the launch before
   int launch_index = 0;
   char* barrier_token = nullptr;
-  std::unique_ptr<char[]> shared;
-  int64_t shared_size = 0;
+  Mapped shared;
   std::optional<std::string> error;
 };
 
@@ -96,10 +96,29 @@ void yield() { scheduler->resume_from(*current->fiber); }
   std::abort();  // a fiber with an error is never resumed
 }
 
-bool mutated(Mutation mutation, const char* operation, const Site& site) {
-  if (current->thread == 0) {
-    machine->sites.emplace(operation, base_name(site.file), site.line);
+// The sites seen in a run, found by pointer: comparing strings here would be a race to
+// ThreadSanitizer, whose strcmp cannot know that fibers take turns.
+struct SeenSite {
+  const char* operation;
+  Site site;
+};
+SeenSite seen_sites[256];
+int seen_count = 0;
+
+void see(const char* operation, const Site& site) {
+  for (int i = 0; i < seen_count; ++i) {
+    const SeenSite& seen = seen_sites[i];
+    if (seen.site.line == site.line && seen.site.file == site.file && seen.operation == operation) {
+      return;
+    }
   }
+  if (seen_count < static_cast<int>(std::size(seen_sites))) {
+    seen_sites[seen_count++] = {operation, site};
+  }
+}
+
+bool mutated(Mutation mutation, const char* operation, const Site& site) {
+  if (current->thread == 0) see(operation, site);
   return machine->mutation == mutation && machine->mutated_line == site.line &&
          machine->mutated_file == base_name(site.file);
 }
@@ -187,7 +206,7 @@ Lane* warp_lane(int i) { return &current_block->lanes[current->thread / 32 * 32 
 void enter() {
   Fiber::entered();
   current_block->launch->kernel();
-  if (!current->copies.empty()) fail("cp.async never waited for, " + where(*current));
+  if (current->landed < current->issued) fail("cp.async never waited for, " + where(*current));
   current->state = Lane::State::kDone;
   ++current_block->done;
   release(&end_tokens[current_block->launch_index]);
@@ -206,12 +225,11 @@ std::string deadlock(const Block& block) {
 }
 
 void poison(Block& block) {
-  const int64_t regions = 16;
-  block.shared_size = block.launch->shared_bytes + (regions + 1) * kRedZone + 128;
-  block.shared = std::make_unique<char[]>(block.shared_size);
-  std::memset(block.shared.get(), 0xff, block.shared_size);  // NaN in every type
+  constexpr int kRegions = 16;
+  block.shared = Mapped(block.launch->shared_bytes + (kRegions + 1) * kRedZone);
+  std::memset(block.shared.data(), 0xff, block.shared.bytes());  // NaN in every type
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_poison_memory_region(block.shared.get(), block.shared_size);
+  __asan_poison_memory_region(block.shared.data(), block.shared.bytes());
 #endif
 }
 
@@ -262,12 +280,22 @@ void run_block(const Launch& launch, int launch_index, int index,
   current = outer_lane;
   scheduler = outer_scheduler;
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(block.shared.get(), block.shared_size);
+  __asan_unpoison_memory_region(block.shared.data(), block.shared.bytes());
 #endif
   if (block.error) throw Error(*block.error);
   if (!block.waited) {
     throw Error("block " + std::to_string(index) + " ended without dependency_wait");
   }
+}
+
+// How often the most wanted group of four banks is read: distinct addresses in it.
+int bank_waves(const Vector* const (&address)[8]) {
+  int waves[8] = {};
+  for (int i = 0; i < 8; ++i) {
+    const bool again = std::find(address, address + i, address[i]) != address + i;
+    if (!again) ++waves[reinterpret_cast<uintptr_t>(address[i]) / 16 % 8];
+  }
+  return *std::max_element(waves, waves + 8);
 }
 
 }  // namespace
@@ -283,6 +311,7 @@ void Machine::watch(const std::string& name, const void* begin, int64_t bytes) {
 void Machine::run(const std::vector<Launch>& launches) {
   machine = this;
   random_order.seed(seed);
+  seen_count = 0;
   std::vector<char> done(launches.size(), 0);
   const std::function<void(int)> run_launch = [&](int i) {
     if (done[i]) return;
@@ -297,6 +326,10 @@ void Machine::run(const std::vector<Launch>& launches) {
   if (launches.size() > std::size(end_tokens)) throw Error("too many launches");
   if (!launches.empty()) run_launch(static_cast<int>(launches.size()) - 1);
   for (char& token : end_tokens) acquire(&token);
+  for (int i = 0; i < seen_count; ++i) {
+    const auto& [operation, site] = seen_sites[i];
+    sites.emplace(operation, base_name(site.file), site.line);
+  }
 }
 
 int thread() { return current->thread; }
@@ -309,9 +342,7 @@ void* carve(int offset, int bytes, int index) {
     fail("shared memory: " + std::to_string(offset + bytes) + " bytes carved of " +
          std::to_string(current_block->launch->shared_bytes));
   }
-  char* base = current_block->shared.get();
-  base += (128 - reinterpret_cast<uintptr_t>(base) % 128) % 128;
-  char* const region = base + offset + (index + 1) * kRedZone;
+  char* const region = current_block->shared.data() + offset + (index + 1) * kRedZone;
 #if defined(__SANITIZE_ADDRESS__)
   __asan_unpoison_memory_region(region, bytes);
 #endif
@@ -342,11 +373,12 @@ void store_bytes(void* global, int bytes, const Site& site) {
 void copy_wait(int pending, const Site& site) {
   if (mutated(Mutation::kSkipWait, "copy_wait", site)) return;
   const int newest = current->groups - pending;
-  auto& copies = current->copies;
-  const auto landed = std::find_if(copies.begin(), copies.end(),
-                                   [&](const Copy& copy) { return copy.group >= newest; });
-  std::for_each(copies.begin(), landed, land);
-  copies.erase(copies.begin(), landed);
+  while (current->landed < current->issued) {
+    const Copy& copy = current->copies[current->landed % kMaxCopies];
+    if (copy.group >= newest) break;
+    land(copy);
+    ++current->landed;
+  }
 }
 
 void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, Product product,
@@ -438,7 +470,10 @@ void copy_async(Vector* shared, const void* global, bool valid, Site site) {
   if (mutated(Mutation::kIgnoreValid, "copy_async", site)) valid = true;
   check_aligned(shared, "copy_async", site);
   check_aligned(global, "copy_async", site);
-  current->copies.push_back({shared, global, valid, current->groups});
+  if (current->issued - current->landed == kMaxCopies) {
+    fail("too many copies in flight, " + where(*current));
+  }
+  current->copies[current->issued++ % kMaxCopies] = {shared, global, valid, current->groups};
 }
 
 void copy_commit() { ++current->groups; }
@@ -452,18 +487,15 @@ void load_matrices(uint32_t (&r)[4], const Vector* row, Site site) {
   current->row = row;
   if (!warp_arrive("load_matrices", site)) return;
   for (int matrix = 0; matrix < 4; ++matrix) {
-    std::array<std::set<const Vector*>, 8> banks;  // distinct addresses per group of four banks
+    const Vector* address[8];
     for (int i = 0; i < 8; ++i) {
-      const Vector* const address = warp_lane(8 * matrix + i)->row;
-      banks[reinterpret_cast<uintptr_t>(address) / 16 % 8].insert(address);
+      address[i] = warp_lane(8 * matrix + i)->row;
       Vector value;
-      std::memcpy(&value, address, 16);
+      std::memcpy(&value, address[i], 16);
       for (int j = 0; j < 4; ++j) warp_lane(4 * i + j)->words[matrix] = value.word[j];
     }
     ++machine->counters.matrix_phases;
-    size_t waves = 0;
-    for (const auto& bank : banks) waves = std::max(waves, bank.size());
-    machine->counters.matrix_waves += static_cast<int64_t>(waves);
+    machine->counters.matrix_waves += bank_waves(address);
   }
   warp_leave();
 }

@@ -3,7 +3,9 @@
 #include <sys/mman.h>
 
 #include <cstring>
+#include <map>
 #include <new>
+#include <utility>
 #include <vector>
 
 #if defined(SIMT_TSAN)
@@ -47,28 +49,48 @@ extern "C" void simt_switch(void** save, void* load);
 namespace simt {
 namespace {
 
-constexpr size_t kStackBytes = 256 * 1024;
+constexpr size_t kStackBytes = 128 * 1024;
 
-struct Stacks {  // freed ones are kept: a block makes hundreds
-  std::vector<char*> free;
+// Pages that are free again; a block takes hundreds of stacks.
+struct Free {
+  std::map<size_t, std::vector<char*>> by_size;
 };
-Stacks stacks;
-
-char* take_stack() {
-  if (!stacks.free.empty()) {
-    char* const stack = stacks.free.back();
-    stacks.free.pop_back();
-    return stack;
-  }
-  void* const stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (stack == MAP_FAILED) throw std::bad_alloc();
-  return static_cast<char*>(stack);
-}
+Free free_pages;
 
 Fiber* running = nullptr;  // the fiber that it resumed
 
 }  // namespace
+
+Mapped::Mapped(size_t bytes) : bytes_(bytes) {
+  auto& pages = free_pages.by_size[bytes];
+  if (!pages.empty()) {
+    data_ = pages.back();
+    pages.pop_back();
+    return;
+  }
+  void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data == MAP_FAILED) throw std::bad_alloc();
+  data_ = static_cast<char*>(data);
+}
+
+Mapped::~Mapped() {
+  if (!data_) return;
+#if defined(SIMT_TSAN)
+  munmap(data_, bytes_);
+#else
+  free_pages.by_size[bytes_].push_back(data_);
+#endif
+}
+
+Mapped::Mapped(Mapped&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+
+Mapped& Mapped::operator=(Mapped&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
 
 Fiber::Fiber() {
 #if defined(SIMT_TSAN)
@@ -84,28 +106,26 @@ Fiber::Fiber() {
 #endif
 }
 
-Fiber::Fiber(void (*entry)()) : stack_(take_stack()) {
-  bottom_ = stack_;
+Fiber::Fiber(void (*entry)()) : stack_(kStackBytes) {
+  bottom_ = stack_.data();
   size_ = kStackBytes;
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(stack_, kStackBytes);
+  __asan_unpoison_memory_region(stack_.data(), kStackBytes);
 #endif
 #if defined(SIMT_TSAN)
   tsan_ = __tsan_create_fiber(0);
 #endif
   // Six registers and the return address; at `entry` the stack pointer is 8 modulo 16.
-  void** frame = reinterpret_cast<void**>(stack_ + kStackBytes) - 8;
+  void** frame = reinterpret_cast<void**>(stack_.data() + kStackBytes) - 8;
   std::memset(frame, 0, 8 * sizeof(void*));
   frame[6] = reinterpret_cast<void*>(entry);
   top_ = frame;
 }
 
 Fiber::~Fiber() {
-  if (!stack_) return;
 #if defined(SIMT_TSAN)
-  __tsan_destroy_fiber(tsan_);
+  if (stack_.data()) __tsan_destroy_fiber(tsan_);
 #endif
-  stacks.free.push_back(stack_);
 }
 
 void Fiber::entered() {
