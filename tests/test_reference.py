@@ -40,6 +40,7 @@ def plain(spec: Spec, dtype: torch.dtype = torch.float32) -> models.Branches:
 def case(
     spec: Spec, dtype: torch.dtype, size: tuple[int, int] = (6, 5), batch: int = 2
 ) -> tuple[Plan, Tensor, list[Tensor], list[Tensor]]:
+    torch.manual_seed(3)
     x = torch.randn(batch, spec.in_channels, *size, dtype=torch.float64).to(dtype)
     weights = [
         torch.randn(c.weight_shape, dtype=torch.float64).to(dtype) for c in spec.convolutions()
@@ -163,7 +164,6 @@ class Function(torch.autograd.Function):
 
 @pytest.mark.parametrize("name", GRADIENT_SPECS)
 def test_gradcheck(name: str) -> None:
-    torch.manual_seed(3)
     plan, x, weights, biases = case(GRADIENT_SPECS[name], torch.float64, (4, 5), 1)
     tensors = [t.requires_grad_() for t in (x, *weights, *biases)]
 
