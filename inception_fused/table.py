@@ -204,7 +204,7 @@ def render(console: Console, model: GoogLeNet) -> bool:
     console.print(
         "K = 1024 weights without biases, M = 10^6 multiply-adds, for one image of 224x224. "
         "Marked *: printed figures more than 2 % and half a unit away from the shapes printed in "
-        "the same row. 2.7 K and 34 M of the first row are about what 7x1 and 1x7 filters would give.",
+        "the same row. 2.7 K and 34 M of the first row are about what 7x1 and 1x7 filters give.",
         style="dim",
     )
     checked = claims(model)
