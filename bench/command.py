@@ -1,0 +1,113 @@
+"""The two commands of the command line that need this package: arguments in, exit code out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from inception_fused.spec import GOOGLENET
+
+from . import cases, job
+from .peers import FORMATS, PEERS, REFERENCE
+
+
+def settings(
+    model: str,
+    batch: str,
+    peers: str,
+    memory_format: str,
+    threads: int,
+    seconds: float,
+    rounds: int | None,
+    memory: bool,
+) -> job.Settings:
+    """The options as settings, defaults filled in; ValueError naming the option if one is wrong."""
+    models = tuple(GOOGLENET) if model == "modules" else _words("--model", model)
+    modules = all(name in GOOGLENET for name in models)
+    sizes = _words("--batch", batch or ("1,8,32" if modules else "1,8"))
+    if not all(size.isdecimal() and 0 < int(size) <= 4096 for size in sizes):
+        raise ValueError(f"--batch must be sizes from 1 to 4096 with commas, got {batch!r}")
+    everything = [name for name in PEERS if name != "fused"]
+    default = "eager,channels_last" if modules else "eager,channels_last,compile"
+    names = everything if peers == "all" else list(_words("--peers", peers or default))
+    for name in names:
+        if name not in everything:
+            raise ValueError(f"--peers must be of {', '.join(everything)} or all, got {name!r}")
+    if memory_format not in (*FORMATS, "both"):
+        raise ValueError(
+            f"--memory-format must be nchw, channels_last or both, got {memory_format!r}"
+        )
+    if threads < 0:
+        raise ValueError(f"--threads must be at least 0, got {threads}")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"--seconds must be above 0, got {seconds}")
+    if rounds is not None and rounds < 1:
+        raise ValueError(f"--rounds must be at least 1, got {rounds}")
+    return job.Settings(
+        models,
+        tuple(int(size) for size in sizes),
+        tuple(dict.fromkeys(["fused", REFERENCE, *names])),
+        memory_format,
+        threads or torch.get_num_threads(),
+        seconds,
+        rounds,
+        memory,
+    )
+
+
+def bench(
+    model: str,
+    batch: str,
+    peers: str,
+    memory_format: str,
+    threads: int,
+    seconds: float,
+    rounds: int | None,
+    memory: bool,
+    output: Path,
+    resume: bool,
+) -> int:
+    """Runs the job and writes results.json and PNGs; 1 if the outputs do not agree."""
+    chosen = settings(model, batch, peers, memory_format, threads, seconds, rounds, memory)
+    found = [cases.find(name) for name in chosen.models]
+    console = Console()
+    results = job.run(found, chosen, output, console, resume)
+    for note in results.notes:
+        console.print(f"note: {note}")
+    from . import figures
+
+    written = [output / job.RESULTS, *figures.pngs(results, output)]
+    console.print("wrote", ", ".join(map(str, written)))
+    if results.interrupted:
+        console.print("interrupted; --resume goes on")
+        return 130
+    if not job.agreed(results):
+        console.print("[bold red]a fused or the stock model failed or disagrees[/]")
+        return 1
+    return 0
+
+
+def report(paths: list[Path], output: Path, readme: Path | None) -> None:
+    """Writes the page, or the README's table if ``readme`` is given."""
+    from .readme import write
+    from .report import page
+    from .results import Results
+
+    results = [Results.load(path) for path in paths]
+    if readme is not None:
+        write(readme, results)
+        print("wrote", readme)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page(results))
+    print("wrote", output)
+
+
+def _words(option: str, text: str) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(w.strip() for w in text.split(",") if w.strip()))
+    if not words:
+        raise ValueError(f"{option} must not be empty")
+    return words

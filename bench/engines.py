@@ -1,0 +1,113 @@
+"""Inference engines besides PyTorch, each prepared for one model and one input, in float32.
+
+All take (model, contiguous input, number of threads) and return a call without arguments that
+gives the output. Converting the model is their preparation and not timed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Sends what converters print to nowhere, native code and its child processes included."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(fd) for fd in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for fd in (1, 2):
+            os.dup2(nowhere, fd)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        for fd, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, fd)
+            os.close(old)
+        os.close(nowhere)
+
+
+def onnxruntime(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:
+    import onnxruntime as ort
+
+    buffer = io.BytesIO()
+    with _quiet():
+        program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+        assert program is not None
+        program.save(buffer)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = ort.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: x.numpy()}
+    return lambda: torch.from_numpy(session.run(None, feed)[0])
+
+
+def openvino(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:
+    import openvino as ov
+
+    with _quiet():
+        converted = ov.convert_model(model, example_input=x)
+    converted.reshape(list(x.shape))
+    compiled = ov.Core().compile_model(
+        converted,
+        "CPU",
+        {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        },
+    )
+    request = compiled.create_infer_request()
+    request.set_input_tensor(ov.Tensor(x.numpy(), shared_memory=True))
+
+    def run() -> Tensor:
+        request.infer()
+        return torch.from_numpy(request.get_output_tensor().data)
+
+    return run
+
+
+def ncnn(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:
+    """ncnn has no batches; the images are run one after the other, as its users do."""
+    import ncnn as nc
+    import pnnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        stem = Path(folder) / "model"
+        with _quiet():
+            pnnx.export(model, str(stem) + ".pt", x[:1], fp16=False)
+        net = nc.Net()
+        net.opt.num_threads = threads
+        net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = net.opt.use_fp16_packed = False
+        net.opt.use_bf16_storage = False
+        if net.load_param(f"{stem}.ncnn.param") or net.load_model(f"{stem}.ncnn.bin"):
+            raise RuntimeError("ncnn cannot load what pnnx converted")
+    images = [nc.Mat(image.numpy()).clone() for image in x]
+
+    def run() -> Tensor:
+        outputs = []
+        for image in images:
+            extractor = net.create_extractor()
+            extractor.input("in0", image)
+            code, mat = extractor.extract("out0")
+            if code:
+                raise RuntimeError(f"ncnn's extract returns {code}")
+            outputs.append(torch.from_numpy(mat.numpy().copy()))
+        return torch.stack(outputs)
+
+    return run

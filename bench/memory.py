@@ -1,0 +1,80 @@
+"""Peak memory of one contestant, in a process of its own.
+
+The figure is the highest resident set during calls minus the resident set before the model was
+made: weights (converted or packed), activations and the engine's own code and buffers. Conversion
+and compilation are not in it: the high-water mark is reset after them, and what they freed is given
+back to the system first. Linux only; elsewhere there is no figure.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+STATUS = Path("/proc/self/status")
+TIMEOUT_S = 180
+
+
+def peak_mib(model: str, peer: str, memory_format: str, batch: int, threads: int) -> float | None:
+    """Peak memory in MiB of a fresh process, None if it cannot be had here.
+
+    Raises:
+        RuntimeError: the process failed or took longer than :data:`TIMEOUT_S`.
+    """
+    if not STATUS.exists():
+        return None
+    arguments = [model, peer, memory_format, str(batch), str(threads)]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"memory: no figure after {TIMEOUT_S} s") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RuntimeError(f"memory: {last}")
+    return float(json.loads(done.stdout.strip().splitlines()[-1])["mib"])
+
+
+def _kib(field: str) -> int:
+    line = next(v for v in STATUS.read_text().splitlines() if v.startswith(field + ":"))
+    return int(line.split()[1])
+
+
+def _trim() -> None:
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _main(model: str, peer: str, memory_format: str, batch: int, threads: int) -> None:
+    from . import cases, peers
+
+    torch.set_num_threads(threads)
+    case = cases.find(model)
+    x = case.inputs(batch)
+    torch.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3))  # loads the libraries
+    _trim()
+    before = _kib("VmRSS")
+    with torch.no_grad():
+        run = peers.Contestant(peer, memory_format).prepare(case.build(), x, threads)
+        run()
+        _trim()
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        for _ in range(3):
+            run()
+    print(json.dumps({"mib": max(0, _kib("VmHWM") - before) / 1024}))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:4], *map(int, sys.argv[4:6]))

@@ -1,0 +1,172 @@
+"""The command line. Everything but the arguments is in the modules that the commands import."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+commands = typer.Typer(
+    help="Fused Inception (GoogLeNet) modules for PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_NETWORKS, _MODULES = "torchvision,paper", "modules"
+
+
+def app(arguments: list[str] | None = None) -> NoReturn:
+    """Runs a command. Exit code 2 and one line for wrong arguments, 1 for a failed check."""
+    try:
+        code = commands(arguments, prog_name="inception-fused", standalone_mode=False)
+    except typer.Abort:
+        code = 130
+    except ValueError as error:
+        code = _complain(str(error))
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # a mistake that typer found
+        if message is None:
+            raise
+        code = _complain(message())
+    sys.exit(code or 0)
+
+
+def _complain(message: str) -> int:
+    print("inception-fused:", " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print("inception-fused", version("inception-fused"))
+        raise typer.Exit
+
+
+@commands.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@commands.command()
+def bench(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="torchvision, paper, 3a to 5b (several: with commas), modules for all nine, "
+            "or path.py:function returning a model or (model, example input)."
+        ),
+    ] = _NETWORKS,
+    batch: Annotated[
+        str, typer.Option(help="Batch sizes, with commas. [default: 1,8; modules: 1,8,32]")
+    ] = "",
+    peers: Annotated[
+        str,
+        typer.Option(
+            help="Of eager, channels_last, folded, compile, onnxruntime, openvino, ncnn, or all. "
+            "[default: eager,channels_last,compile; modules: without compile]"
+        ),
+    ] = "",
+    memory_format: Annotated[
+        str,
+        typer.Option(help="Of fused, folded and compile: nchw, channels_last or both."),
+    ] = "channels_last",
+    threads: Annotated[int, typer.Option(help="0: as many as torch would use.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Timing per case, for all together.")] = 5.0,
+    rounds: Annotated[int | None, typer.Option(help="Rounds per case, instead of time.")] = None,
+    memory: Annotated[bool, typer.Option(help="Measure peak memory (a process each).")] = True,
+    output: Annotated[Path, typer.Option(help="Folder for results.json and plots.")] = Path(
+        "bench/out"
+    ),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the output folder.")] = False,
+) -> None:
+    """Check, then time fused models beside what else could run them. Exits 1 if outputs differ."""
+    with _extra("bench"):
+        from .bench import command
+    raise typer.Exit(
+        command.bench(
+            model, batch, peers, memory_format, threads, seconds, rounds, memory, output, resume
+        )
+    )
+
+
+@commands.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Files that bench has written.")],
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path(
+        "bench/out/report.html"
+    ),
+    readme: Annotated[
+        Path | None, typer.Option(help="Write the table into this file, between its markers.")
+    ] = None,
+) -> None:
+    """Make one self-contained HTML page of results, or the README's table."""
+    with _extra("bench"):
+        from .bench import command
+    command.report(results, output, readme)
+
+
+@commands.command()
+def table() -> None:
+    """Print the paper's Table 1 as computed from the model. Exits 1 if a claim does not hold."""
+    from rich.console import Console
+
+    from .models import GoogLeNet
+    from .table import render
+
+    raise typer.Exit(0 if render(Console(), GoogLeNet()) else 1)
+
+
+@commands.command()
+def explain(
+    model: Annotated[str, typer.Argument(help="torchvision, paper, 3a to 5b or path.py:function.")],
+) -> None:
+    """Say which back end each module of a model gets, and why."""
+    import inception_fused
+
+    print(inception_fused.explain(inception_fused.fuse(_model(model))))
+
+
+@commands.command()
+def backends() -> None:
+    """List the back ends, and what is in the way of those that cannot run here."""
+    from .backends import describe
+
+    print(describe())
+
+
+def _model(name: str) -> nn.Module:
+    with _extra("bench"):
+        from .bench.cases import find
+    return find(name).build()
+
+
+class _extra:
+    """Turns a missing package into the line that says how to get it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, ImportError):
+            raise ValueError(
+                f"{error.name} is not installed: pip install 'inception-fused[{self.name}]'"
+            ) from None
+
+
+if __name__ == "__main__":
+    app()
