@@ -6,7 +6,6 @@ gives the output. Converting the model is their preparation and not timed.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import tempfile
@@ -44,15 +43,15 @@ def _quiet() -> Iterator[None]:
 def onnxruntime(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:
     import onnxruntime as ort
 
-    buffer = io.BytesIO()
     with _quiet():
         program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
-        assert program is not None
-        program.save(buffer)
+    assert program is not None
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = ort.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     feed = {session.get_inputs()[0].name: x.numpy()}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
 

@@ -29,7 +29,7 @@ COLOURS = {
     "openvino": "#7a5ea8",
     "ncnn": "#b0713f",
 }
-_STYLE = {
+_STYLE: Any = {
     "font.size": 10.5,
     "font.family": "sans-serif",
     "axes.spines.top": False,

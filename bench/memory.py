@@ -77,4 +77,4 @@ def _main(model: str, peer: str, memory_format: str, batch: int, threads: int) -
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:4], *map(int, sys.argv[4:6]))
+    _main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

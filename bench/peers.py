@@ -22,7 +22,7 @@ FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last
 
 @dataclass(frozen=True)
 class Peer:
-    """A way to run a model.
+    """A way to run a model. torch.compile is given constant weights ("freezing"), its best here.
 
     Attributes:
         make: takes (model in eval mode, float32 input, number of threads), owns the model from
@@ -55,13 +55,13 @@ class Contestant:
     def title(self) -> str:
         row = PEERS[self.peer]
         if row.memory_format is None and self.memory_format == "nchw":
-            return f"{row.title}, NCHW"
+            return f"{row.title} NCHW"
         return row.title
 
     def prepare(self, model: nn.Module, x: Tensor, threads: int) -> Run:
         """Runs under no_grad; the model is converted to the memory format, and owned."""
         layout = FORMATS[self.memory_format]
-        model = model.to(memory_format=layout)  # type: ignore[call-overload]
+        model = model.to(memory_format=layout)
         return PEERS[self.peer].make(model, x.contiguous(memory_format=layout), threads)
 
 
@@ -80,7 +80,8 @@ def _eager(model: nn.Module, x: Tensor, threads: int) -> Run:
 
 
 def _fused(model: nn.Module, x: Tensor, threads: int) -> Run:
-    return _eager(inception_fused.fuse(model), x, threads)
+    fused = inception_fused.fuse(model)
+    return lambda: fused(x)
 
 
 def _folded(model: nn.Module, x: Tensor, threads: int) -> Run:
@@ -95,16 +96,16 @@ def _folded(model: nn.Module, x: Tensor, threads: int) -> Run:
 def _compile(model: nn.Module, x: Tensor, threads: int) -> Run:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime"
     compiled = torch.compile(model, dynamic=False, options={"freezing": True})
-    return _eager(compiled, x, threads)
+    return lambda: compiled(x)
 
 
 _ONNX = ("onnx", "onnxscript")
 PEERS: dict[str, Peer] = {
     "fused": Peer("fused", _fused),
-    "eager": Peer("stock eager, NCHW", _eager, "nchw"),
-    "channels_last": Peer("stock eager, channels_last", _eager, "channels_last"),
-    "folded": Peer("stock eager, BN folded", _folded),
-    "compile": Peer("torch.compile, freezing", _compile),
+    "eager": Peer("eager NCHW", _eager, "nchw"),
+    "channels_last": Peer("eager channels_last", _eager, "channels_last"),
+    "folded": Peer("eager BN folded", _folded),
+    "compile": Peer("torch.compile", _compile),
     "onnxruntime": Peer(
         "ONNX Runtime",
         engines.onnxruntime,
@@ -112,9 +113,7 @@ PEERS: dict[str, Peer] = {
         (*_ONNX, "onnxruntime"),
         "pip install onnx onnxscript onnxruntime",
     ),
-    "openvino": Peer(
-        "OpenVINO float32", engines.openvino, "nchw", ("openvino",), "pip install openvino"
-    ),
+    "openvino": Peer("OpenVINO", engines.openvino, "nchw", ("openvino",), "pip install openvino"),
     "ncnn": Peer("ncnn", engines.ncnn, "nchw", ("ncnn", "pnnx"), "pip install ncnn pnnx"),
 }
 REFERENCE = "eager"

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
+
+from inception_fused.spec import GOOGLENET
 
 from .results import OK, CaseResult, Measurement
 
 
 def case(result: CaseResult, ceiling: dict[str, Any] | None) -> Table:
-    """One row per contestant, fastest first; those without a figure say why."""
-    table = Table(title=f"{result.title}, batch {result.batch}", title_justify="left")
-    table.add_column("")
-    for name in ("median ms", "p10", "p90", "p99", "images/s", "x stock", "GFLOP/s"):
+    """One row per contestant, fastest first; those without a figure say why. 80 columns wide."""
+    module = result.model in GOOGLENET
+    table = Table(
+        title=f"{result.title}, batch {result.batch}: latency in ms, times faster than stock NCHW",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", no_wrap=True)
+    rates = ("GFLOP/s", "% peak") if module else ("images/s", "MiB")
+    for name in ("median", "p10", "p90", "p99", "times (p10-p90)", *rates):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("% ceiling", justify="right")
-    table.add_column("MiB", justify="right")
-    table.add_column("difference", justify="right")
     notes = []
     for m in sorted(result.measurements, key=_order):
-        table.add_row(*_row(result, m, ceiling), style="bold" if m.peer == "fused" else "")
-        outliers = int(m.latency["outliers"]) if m.latency else 0
+        rates = _module_rates(result, m, ceiling) if module else _network_rates(m)
+        table.add_row(*_row(m), *rates, style="bold" if m.peer == "fused" else "")
         if m.detail:
             notes.append(f"{m.title}: {m.status}, {m.detail}")
-        elif outliers:
-            notes.append(f"{m.title}: {outliers} of {int(m.latency['calls'])} calls are outliers")
+    apart = [m.difference for m in result.measurements if m.status == OK and m.difference]
+    if apart:
+        notes.append(f"largest difference from stock, of the largest output: {max(apart):.0e}")
+    outliers = sum(int(m.latency["outliers"]) for m in result.measurements if m.latency)
+    calls = sum(int(m.latency["calls"]) for m in result.measurements if m.latency)
+    if outliers:
+        notes.append(f"{outliers} of {calls} calls are outliers, all are in the percentiles")
+    if module and ceiling:
+        notes.append(f"peak: {ceiling['gflops']:.0f} GFLOP/s, {ceiling['name']}, same run")
     if notes:
         table.caption = "\n".join(notes)
         table.caption_justify = "left"
@@ -44,18 +58,23 @@ def _order(m: Measurement) -> float:
     return m.latency["median"] if m.latency else float("inf")
 
 
-def _row(result: CaseResult, m: Measurement, ceiling: dict[str, Any] | None) -> list[str]:
-    if m.status != OK or not m.latency:
-        return [m.title, m.status, *[""] * 8, "" if m.difference is None else f"{m.difference:.0e}"]
+def _row(m: Measurement) -> list[str]:
+    if not m.latency:
+        return [m.title, m.status, *[""] * 4]
+    times = "{:.2f} ({:.2f}-{:.2f})".format(*m.ratio) if m.ratio else "-"
+    return [m.title, *(figure(m.latency[k]) for k in ("median", "p10", "p90", "p99")), times]
+
+
+def _network_rates(m: Measurement) -> tuple[str, str]:
+    if not m.latency:
+        return "", ""
+    return figure(m.images_per_s), figure(m.memory_mib)
+
+
+def _module_rates(
+    result: CaseResult, m: Measurement, ceiling: dict[str, Any] | None
+) -> tuple[str, str]:
     gflops = result.gflops(m)
-    share = 100 * gflops / ceiling["gflops"] if ceiling and gflops else None
-    return [
-        m.title,
-        *(figure(m.latency[k]) for k in ("median", "p10", "p90", "p99")),
-        figure(m.images_per_s),
-        f"{m.ratio[0]:.2f} ({m.ratio[1]:.2f}-{m.ratio[2]:.2f})" if m.ratio else "-",
-        figure(gflops),
-        figure(share, 2),
-        figure(m.memory_mib),
-        f"{m.difference:.0e}" if m.difference is not None else "-",
-    ]
+    if gflops is None:
+        return "", ""
+    return figure(gflops), figure(100 * gflops / ceiling["gflops"], 2) if ceiling else "-"

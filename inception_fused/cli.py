@@ -149,7 +149,8 @@ def backends() -> None:
 def _model(name: str) -> nn.Module:
     with _extra("bench"):
         from .bench.cases import find
-    return find(name).build()
+    model: nn.Module = find(name).build()
+    return model
 
 
 class _extra:

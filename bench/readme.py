@@ -1,0 +1,63 @@
+"""The README's results, written from a results file between two markers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .results import ABSENT, CaseResult, Results
+from .tables import figure
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def write(path: Path, results: list[Results]) -> None:
+    """Replaces what is between the markers; ValueError, naming the file, if they are not there."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ValueError(f"--readme {path}: {error.strerror}") from None
+    start, end = text.find(BEGIN), text.find(END)
+    if start < 0 or end < start:
+        raise ValueError(f"--readme {path} must have the lines {BEGIN} and {END}")
+    body = "\n\n".join(table(r) for r in results)
+    path.write_text(f"{text[: start + len(BEGIN)]}\n{body}\n{text[end:]}")
+
+
+def table(results: Results) -> str:
+    """A Markdown table, a row per contestant, a column per model and batch, and its caption."""
+    cases = results.cases
+    titles = list(
+        dict.fromkeys(m.title for c in cases for m in c.measurements if m.status != ABSENT)
+    )
+    lines = [
+        "| median ms (times faster) | "
+        + " | ".join(f"{c.title}, b{c.batch}" for c in cases)
+        + " |",
+        "|---|" + "---:|" * len(cases),
+    ]
+    for title in titles:
+        name = f"**{title}**" if title.startswith("fused") else title
+        lines.append(f"| {name} | " + " | ".join(_cell(c, title) for c in cases) + " |")
+    return "\n".join([*lines, "", caption(results)])
+
+
+def caption(results: Results) -> str:
+    """One sentence: machine, threads, versions, day, commit."""
+    e = results.environment
+    versions = e["versions"]
+    named = [f"{k} {versions[k]}" for k in ("torch", "onnxruntime", "openvino") if k in versions]
+    commit = f", commit {e['commit']}" if e.get("commit") else ""
+    return (
+        f"{e['cpu']}, {e['torch_cpu']}, {e['threads']} threads; {', '.join(named)}; float32, "
+        f"contestants interleaved in one process, {results.created[:10]}{commit}."
+    )
+
+
+def _cell(case: CaseResult, title: str) -> str:
+    for m in case.measurements:
+        if m.title == title:
+            if not m.latency:
+                return m.status
+            times = f" ({m.ratio[0]:.2f}x)" if m.ratio else ""
+            return figure(m.latency["median"]) + times
+    return "-"
