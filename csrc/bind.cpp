@@ -1,0 +1,23 @@
+// The operator's schemas, once for all back ends, and the module that Python imports to load them.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(inception_fused, m) {
+  // Weights by weight index, (out, in, height, width) and (out), as one tensor for `run` on the same
+  // device.
+  m.def("pack(Tensor[] weights, Tensor[] biases, int[] plan) -> Tensor");
+  // The whole module: (batch, channels, height, width) in, the plan's output channels out.
+  m.def("run(Tensor x, Tensor pack, int[] plan) -> Tensor");
+  // The same into `out`, which may be a channel range of a larger tensor.
+  m.def("run.out(Tensor x, Tensor pack, int[] plan, *, Tensor(a!) out) -> Tensor(a!)");
+  // Width of the CPU kernels of this process: floats per vector.
+  m.def("cpu_lanes() -> int");
+  // Multiply-adds in registers on every thread; returns the floating-point operations done.
+  m.def("cpu_spin(int iterations) -> int");
+}
+
+PyMODINIT_FUNC PyInit__C(void) {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr,
+                                   nullptr,               nullptr, nullptr, nullptr};
+  return PyModule_Create(&definition);
+}
