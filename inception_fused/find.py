@@ -23,6 +23,9 @@ _PROBES = (
 
 _CHANNELS_TRIED = 4
 
+FUSION = "_inception_fused"
+"""Attribute under which a fused module keeps what it knows, a ``module.Fusion``."""
+
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference from the original that the gate lets through, relative to its maximum."""
 
@@ -82,6 +85,9 @@ def _visit(
     if id(module) in seen:
         return False
     seen.add(id(module))
+    if (fusion := module.__dict__.get(FUSION)) is not None:
+        found.append(Found(name, module, fusion.match))
+        return True
     below = False
     for child_name, child in _children(module):
         below |= _visit(f"{name}.{child_name}" if name else child_name, child, shapes, seen, found)
@@ -176,7 +182,9 @@ def _probe(module: nn.Module, shape: Any) -> tuple[Match | None, bool]:
 
 def _mentions_cat(module: nn.Module) -> bool:
     """Whether a forward that could not be traced may concatenate: the names that its code uses."""
-    code = getattr(getattr(type(module).forward, "__wrapped__", type(module).forward), "__code__", None)
+    code = getattr(
+        getattr(type(module).forward, "__wrapped__", type(module).forward), "__code__", None
+    )
     return code is not None and bool({"cat", "concat", "concatenate"} & set(code.co_names))
 
 

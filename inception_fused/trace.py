@@ -146,9 +146,7 @@ class Recorder(TorchDispatchMode):
         outputs = result if isinstance(result, (list, tuple)) else (result,)
         for index, tensor in enumerate((*outputs, *written)):
             if isinstance(tensor, Tensor):
-                value = Value(
-                    op, recorded_args, recorded_kwargs, index, shape=tuple(tensor.shape)
-                )
+                value = Value(op, recorded_args, recorded_kwargs, index, shape=tuple(tensor.shape))
                 self._enter(tensor, value)
                 if op == "cat":
                     self.cats.append(value)
