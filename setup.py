@@ -6,18 +6,16 @@ no native code at all.
 """
 
 import os
-import shutil
 from pathlib import Path
 
-import torch
 from setuptools import setup
-from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 ROOT = Path(__file__).parent
 STABLE_ABI = [
     "-DTORCH_TARGET_VERSION=0x020a000000000000",  # torch 2.10
 ]
-CXX_FLAGS = ["-std=c++20", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", *STABLE_ABI]
+CXX_FLAGS = ["-std=c++20", "-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden", *STABLE_ABI]
 
 
 def sources(*patterns: str) -> list[str]:

@@ -161,17 +161,25 @@ def roofline(results: Results) -> Figure | None:
     with mpl.rc_context(_STYLE):
         figure = Figure((7, 4.2), layout="constrained")
         axes = figure.subplots()
-        seen: set[str] = set()
-        for case in cases:
-            for m in _timed(case):
-                if m.peer in ("fused", "eager", "channels_last"):
-                    x, y = case.flops / case.bytes, case.gflops(m) or 0
-                    label = None if m.title in seen else m.title
-                    seen.add(m.title)
-                    axes.plot(x, y, "o", color=_colour(m), alpha=0.8, label=label)
-                    if m.peer == "fused" or (m.peer == "channels_last" and "fused" not in seen):
+        batches = sorted({c.batch for c in cases})
+        for peer in ("eager", "channels_last", "fused"):
+            for batch in batches:
+                found = [
+                    (c.flops / c.bytes, c.gflops(m), c.model, m)
+                    for c in cases
+                    for m in _timed(c)
+                    if c.batch == batch and m.peer == peer
+                ]
+                if not found:
+                    continue
+                x, y, names, rows = zip(*found, strict=True)
+                label = f"{rows[0].title}, batch {batch}"
+                marker = "os^Dv"[batches.index(batch) % 5]
+                axes.plot(x, y, marker, color=_colour(rows[0]), alpha=0.8, label=label)
+                if peer == "fused" and batch == batches[0]:
+                    for point in zip(x, y, names, strict=True):
                         axes.annotate(
-                            case.model, (x, y), (4, 4), textcoords="offset points", size=8
+                            point[2], point[:2], (4, 4), textcoords="offset points", size=8
                         )
         right = max(c.flops / c.bytes for c in cases) * 1.6
         left = min(min(c.flops / c.bytes for c in cases), top / stream) / 2
@@ -184,8 +192,12 @@ def roofline(results: Results) -> Figure | None:
             ylabel="GFLOP/s (direct convolution)",
             title=f"Roofline: {top:.0f} GFLOP/s, {stream:.1f} GB/s (both measured)",
         )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}")
+            axis.set_tick_params(which="minor", labelsize=7)
         axes.grid(which="both", **_GRID)
-        axes.legend(fontsize=8.5, frameon=False)
+        axes.legend(fontsize=8, frameon=False)
     return figure
 
 

@@ -19,6 +19,7 @@ def case(result: CaseResult, ceiling: dict[str, Any] | None) -> Table:
         title=f"{result.title}, batch {result.batch}: latency in ms, times faster than stock NCHW",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         padding=(0, 1, 0, 0),
     )
     table.add_column("", no_wrap=True)

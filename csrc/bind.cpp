@@ -3,8 +3,8 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(inception_fused, m) {
-  // Weights by weight index, (out, in, height, width) and (out), as one tensor for `run` on the same
-  // device.
+  // Weights by weight index, (out, in, height, width) and (out), as one tensor for `run` on the
+  // same device.
   m.def("pack(Tensor[] weights, Tensor[] biases, int[] plan) -> Tensor");
   // The whole module: (batch, channels, height, width) in, the plan's output channels out.
   m.def("run(Tensor x, Tensor pack, int[] plan) -> Tensor");
@@ -17,7 +17,7 @@ STABLE_TORCH_LIBRARY(inception_fused, m) {
 }
 
 PyMODINIT_FUNC PyInit__C(void) {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr,
-                                   nullptr,               nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&definition);
 }

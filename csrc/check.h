@@ -1,5 +1,5 @@
-// What every back end checks of the operator's arguments, and the layouts it returns. The only errors
-// that leave a kernel library: std::exception, which torch turns into RuntimeError.
+// What every back end checks of the operator's arguments, and the layouts it returns. The only
+// errors that leave a kernel library: std::exception, which torch turns into RuntimeError.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -34,15 +34,15 @@ inline void require(bool condition, const std::string& message) {
 
 inline void check_dtype(const char* name, const Tensor& tensor,
                         torch::headeronly::ScalarType wanted) {
-  require(tensor.scalar_type() == wanted,
-          std::string(name) + " must be " + torch::headeronly::toString(wanted) + ", got " +
-              torch::headeronly::toString(tensor.scalar_type()));
+  require(tensor.scalar_type() == wanted, std::string(name) + " must be " +
+                                              torch::headeronly::toString(wanted) + ", got " +
+                                              torch::headeronly::toString(tensor.scalar_type()));
 }
 
 // x: (batch, plan's input channels, height, width).
 inline void check_input(const Plan& plan, const Tensor& x) {
-  require(x.dim() == 4, "x must have 4 dimensions (batch, channels, height, width), got shape " +
-                            shape_of(x));
+  require(x.dim() == 4,
+          "x must have 4 dimensions (batch, channels, height, width), got shape " + shape_of(x));
   require(x.size(1) == plan.in_channels(), "x must have " + std::to_string(plan.in_channels()) +
                                                " channels, got shape " + shape_of(x));
 }
@@ -52,10 +52,8 @@ inline std::array<int64_t, 4> output_shape(const Plan& plan, const Tensor& x) {
   return {x.size(0), plan.out_channels(), size.height, size.width};
 }
 
-// The rule of inception_fused/ops.py too: an input whose channels are adjacent gives such an output.
-inline bool wants_channels_last(const Tensor& x) {
-  return x.stride(1) == 1 && x.size(1) > 1 && x.size(2) * x.size(3) > 1;
-}
+// The rule of reference.output_format in Python: channels adjacent, and not contiguous.
+inline bool wants_channels_last(const Tensor& x) { return x.stride(1) == 1 && !x.is_contiguous(); }
 
 inline void check_weights(const Plan& plan, const std::vector<Tensor>& weights,
                           const std::vector<Tensor>& biases) {
@@ -109,7 +107,8 @@ inline bool may_overlap(const Tensor& a, const Tensor& b) {
                            a.size(0) == b.size(0) && a.size(2) == b.size(2) &&
                            a.size(3) == b.size(3);
   if (!same_pixels) return true;
-  // Channel ranges of one buffer: apart if neither reaches into the other within one pixel or plane.
+  // Channel ranges of one buffer: apart if neither reaches into the other within one pixel or
+  // plane.
   const int64_t channel = a.stride(1);
   if (channel != b.stride(1)) return true;
   const int64_t apart = (static_cast<int64_t>(b_first) - static_cast<int64_t>(a_first)) /
@@ -128,8 +127,9 @@ inline void check_out(const Plan& plan, const Tensor& x, const Tensor& out) {
               ", " + std::to_string(shape[2]) + ", " + std::to_string(shape[3]) + "), got " +
               shape_of(out));
   check_dtype("out", out, x.scalar_type());
-  require(elements_are_distinct(out), "out must not have two indices for one element (an expanded "
-                                      "or self-overlapping view)");
+  require(elements_are_distinct(out),
+          "out must not have two indices for one element (an expanded "
+          "or self-overlapping view)");
   require(!may_overlap(x, out), "out must not overlap x in memory");
 }
 

@@ -26,9 +26,12 @@ thread_local bool allow_tf32 = true;
 
 cuda::Math math_of(ScalarType dtype, bool tf32) {
   switch (dtype) {
-    case ScalarType::Half: return cuda::Math::kHalf;
-    case ScalarType::BFloat16: return cuda::Math::kBFloat16;
-    case ScalarType::Float: return tf32 ? cuda::Math::kTf32 : cuda::Math::kFloat32;
+    case ScalarType::Half:
+      return cuda::Math::kHalf;
+    case ScalarType::BFloat16:
+      return cuda::Math::kBFloat16;
+    case ScalarType::Float:
+      return tf32 ? cuda::Math::kTf32 : cuda::Math::kFloat32;
     default:
       require(false, std::string("x must be float16, bfloat16 or float32 on CUDA, got ") +
                          torch::headeronly::toString(dtype));
@@ -103,10 +106,9 @@ void run_into(const Plan& plan, cuda::Math math, const Tensor& x, const Tensor& 
   if (x.numel() == 0) return;
   const Tensor scratch =
       bytes_on(x, cuda::scratch_bytes(plan, math, x.size(0) * x.size(2) * x.size(3)));
-  const cuda::Program program =
-      cuda::build(plan, math, architecture, strided(x), strided(out),
-                  static_cast<const char*>(pack.const_data_ptr()),
-                  static_cast<char*>(scratch.mutable_data_ptr()));
+  const cuda::Program program = cuda::build(plan, math, architecture, strided(x), strided(out),
+                                            static_cast<const char*>(pack.const_data_ptr()),
+                                            static_cast<char*>(scratch.mutable_data_ptr()));
   CUstream_st* const stream = current_stream(device);
   const bool early = architecture.sm >= 90;
   for (const cuda::LaunchPlan& launch : program.launches) {
@@ -198,7 +200,7 @@ STABLE_TORCH_LIBRARY_IMPL(inception_fused, CompositeExplicitAutograd, m) {
 }  // namespace inception_fused
 
 extern "C" __attribute__((visibility("default"))) PyObject* PyInit__cuda(void) {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cuda", nullptr, -1, nullptr,
-                                   nullptr,               nullptr, nullptr, nullptr};
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_cuda", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&definition);
 }

@@ -1,0 +1,38 @@
+"""Fused Inception (GoogLeNet) modules for PyTorch.
+
+Layers, each importing only those before it::
+
+    spec       what the user means: branches of stages; the paper's nine modules
+    plan       the lowered form that every back end runs
+    reference  the plan in plain torch operators, and its gradient
+    weights    batch norms folded into convolutions
+    ops        the operator: native libraries, shape functions, autograd
+    backends   one record per back end, and the choice
+    module     FusedInception
+    fuse       fuse, unfuse, explain, on any model
+    cli        the command line
+
+``models`` has the paper's network and its plain modules.
+"""
+
+from importlib.metadata import version as _version
+
+from . import models
+from .backends import backends
+from .fuse import explain, fuse, unfuse
+from .module import FusedInception
+from .spec import GOOGLENET, Spec
+
+__version__ = _version("inception-fused")
+
+__all__ = [
+    "GOOGLENET",
+    "FusedInception",
+    "Spec",
+    "__version__",
+    "backends",
+    "explain",
+    "fuse",
+    "models",
+    "unfuse",
+]

@@ -154,7 +154,7 @@ def _probe(module: nn.Module, shape: Any) -> tuple[Match | None, bool]:
     Raises:
         Refused: its last argument is None if the module is nothing like an Inception module.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: PLC0415 (slow to import)
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     first = None

@@ -40,9 +40,9 @@ struct Architecture {
   int shared_block;      // bytes of shared memory that one block can have
   int shared_processor;  // bytes that the blocks of one multiprocessor share, 1 KiB each reserved
   double gigahertz;
-  double products;       // 16-bit multiply-adds a cycle and multiprocessor by mma.sync
-  double l2_bytes;       // a cycle and multiprocessor, all of them reading
-  double dram_bytes;     // a nanosecond, whole device
+  double products;    // 16-bit multiply-adds a cycle and multiprocessor by mma.sync
+  double l2_bytes;    // a cycle and multiprocessor, all of them reading
+  double dram_bytes;  // a nanosecond, whole device
 };
 
 // One well-known device of each architecture: A100, A10, L40S, H100 SXM, B200, RTX PRO 6000.
@@ -115,9 +115,8 @@ constexpr double block_cycles(const Shape& s, const Problem& p, const Architectu
   const double chain = kBarrier * (p.operand == Operand::kPooled ? 2 : 1) +
                        kProductLatency * s.depth / s.warp_depth / 2;
   const double step = std::max({busy, chain, kLatency / (s.stages - 1)});
-  const double fill = p.operand == Operand::kResident
-                          ? 16.0 * p.depth * halo / a.l2_bytes * resident
-                          : 0;
+  const double fill =
+      p.operand == Operand::kResident ? 16.0 * p.depth * halo / a.l2_bytes * resident : 0;
   return kLatency + fill + steps * step + kEpilogue;
 }
 
@@ -136,8 +135,8 @@ constexpr Config price(const Wave& wave, int shape, const Architecture& a, Math 
   config.blocks_per_processor =
       std::max(1, std::min({a.shared_processor / (config.shared + 1024),
                             65536 / (s.registers * s.threads()), 1536 / s.threads()}));
-  const int resident = std::min(config.blocks_per_processor,
-                                ceil_divide(std::max(config.blocks, 1), a.processors));
+  const int resident =
+      std::min(config.blocks_per_processor, ceil_divide(std::max(config.blocks, 1), a.processors));
   double cycles = 0, longest = 0;  // of all blocks, one after the other; of one
   for (int i = 0; i < wave.problems; ++i) {
     const Problem& p = wave.problem[i];

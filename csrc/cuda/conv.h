@@ -1,7 +1,7 @@
 // Kernel B: convolutions whose source stays in shared memory while only the weights stream.
 //
-// The pixels that a tile of kRows pixels reads are one range of pixel indices, so a tap is a shift of
-// the row that ldmatrix reads. Taps outside the image read zeros instead.
+// The pixels that a tile of kRows pixels reads are one range of pixel indices, so a tap is a shift
+// of the row that ldmatrix reads. Taps outside the image read zeros instead.
 #pragma once
 
 #include "cuda/epilogue.h"
@@ -74,8 +74,8 @@ SIMT_DEVICE void run_conv(const Wave& wave) {
           const int tap = static_cast<int>(p.by_depth.quotient(vector));
           const int tap_y = static_cast<int>(p.by_kernel_width.quotient(tap));
           const int tap_x = tap - tap_y * p.kernel_width;
-          const int place = (vector - tap * p.depth) * pitch + lane_row + 16 * i +
-                            tap_y * p.width + tap_x;
+          const int place =
+              (vector - tap * p.depth) * pitch + lane_row + 16 * i + tap_y * p.width + tap_x;
           const bool valid = vector < vectors && (inside[i] >> tap & 1);
           return valid ? halo.data + place : zeros + place % kZeros;
         },

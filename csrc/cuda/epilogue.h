@@ -50,8 +50,8 @@ SIMT_DEVICE void store_vector(const Segment& to, const Problem& p, int pixel, in
     for (int e = 0; e < D::kVector; ++e) {
       simt::from_float(channel + e < to.channels ? value[e] : 0.0f, packed.element[e]);
     }
-    char* const address = to.to.data + pixel * to.to.pixel_bytes +
-                          (vector - to.first) * to.to.vector_bytes;
+    char* const address =
+        to.to.data + pixel * to.to.pixel_bytes + (vector - to.first) * to.to.vector_bytes;
     simt::store(reinterpret_cast<Vector*>(address), packed.whole);
   } else {
     Element* const address =
@@ -66,8 +66,8 @@ SIMT_DEVICE void store_vector(const Segment& to, const Problem& p, int pixel, in
   }
 }
 
-// Called by all threads when no copy is in flight and nobody reads the stages any more; `shared` may
-// lie over them.
+// Called by all threads when no copy is in flight and nobody reads the stages any more; `shared`
+// may lie over them.
 template <class D, class T>
 SIMT_DEVICE void store_sums(float* shared, const Sums<T>& sums, const WarpPlace<T>& warp,
                             const Wave& wave, const Work& work) {

@@ -18,12 +18,18 @@ static_assert(kShapes.size() == 6, "with_shape has one line for each shape");
 template <class F>
 auto with_shape(int shape, const F& f) {
   switch (shape) {
-    case 0: return f.template operator()<TileOf<0>>();
-    case 1: return f.template operator()<TileOf<1>>();
-    case 2: return f.template operator()<TileOf<2>>();
-    case 3: return f.template operator()<TileOf<3>>();
-    case 4: return f.template operator()<TileOf<4>>();
-    default: return f.template operator()<TileOf<5>>();
+    case 0:
+      return f.template operator()<TileOf<0>>();
+    case 1:
+      return f.template operator()<TileOf<1>>();
+    case 2:
+      return f.template operator()<TileOf<2>>();
+    case 3:
+      return f.template operator()<TileOf<3>>();
+    case 4:
+      return f.template operator()<TileOf<4>>();
+    default:
+      return f.template operator()<TileOf<5>>();
   }
 }
 
@@ -31,10 +37,14 @@ auto with_shape(int shape, const F& f) {
 template <class F>
 auto with_math(Math math, const F& f) {
   switch (math) {
-    case Math::kHalf: return f.template operator()<Half>();
-    case Math::kBFloat16: return f.template operator()<BFloat16>();
-    case Math::kTf32: return f.template operator()<Tf32>();
-    default: return f.template operator()<Float32>();
+    case Math::kHalf:
+      return f.template operator()<Half>();
+    case Math::kBFloat16:
+      return f.template operator()<BFloat16>();
+    case Math::kTf32:
+      return f.template operator()<Tf32>();
+    default:
+      return f.template operator()<Float32>();
   }
 }
 

@@ -1,10 +1,9 @@
 #include "cuda/launch.h"
-
 #include "cuda/launch.inl"
 
 namespace inception_fused::cuda {
 
-#define EXTERN(D)                                                                              \
+#define EXTERN(D)                                                                                 \
   extern template cudaError_t launch_as<D>(bool, const Config&, const Wave&, bool, cudaStream_t); \
   extern template cudaError_t launch_pack_as<D>(const PackTask&, int, cudaStream_t);
 EXTERN(Half)
@@ -31,8 +30,8 @@ __global__ void probe_kernel() {}
 
 const char* launch(bool conv, Math math, const Config& config, const Wave& wave, bool early,
                    CUstream_st* stream) {
-  return text_of(with_math(
-      math, [&]<class D>() { return launch_as<D>(conv, config, wave, early, stream); }));
+  return text_of(
+      with_math(math, [&]<class D>() { return launch_as<D>(conv, config, wave, early, stream); }));
 }
 
 const char* launch_pack(Math math, const PackTask& task, int blocks, CUstream_st* stream) {

@@ -29,8 +29,8 @@ cudaError_t launch_as(bool conv, const Config& config, const Wave& wave, bool ea
   return with_shape(config.shape, [&]<class T>() {
     auto* const kernel = conv ? conv_kernel<D, T> : pointwise_kernel<D, T>;
     // Once per kernel and device would do; it is a host-side table look-up of under a microsecond.
-    cudaError_t error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared);
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared);
     if (error != cudaSuccess) return error;
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;

@@ -24,7 +24,8 @@ struct Coordinates {
   }
 };
 
-// A thread's share of the rows x kDepth vectors of a stage, neighbouring threads on adjacent memory.
+// A thread's share of the rows x kDepth vectors of a stage, neighbouring threads on adjacent
+// memory.
 template <class T>
 struct Item {
   int row, vector;
@@ -53,8 +54,8 @@ SIMT_DEVICE void copy_rows(const Panel& to, const Problem& p, int first_row, int
   }
 }
 
-// Starts copying pixels [first_pixel, first_pixel + rows) of vectors [first, first + vectors); zeros
-// where there is no such pixel or vector.
+// Starts copying pixels [first_pixel, first_pixel + rows) of vectors [first, first + vectors);
+// zeros where there is no such pixel or vector.
 template <class T>
 SIMT_DEVICE void copy_halo(const Panel& to, const Problem& p, int first_pixel, int rows, int first,
                            int vectors) {
@@ -70,8 +71,8 @@ SIMT_DEVICE void copy_halo(const Panel& to, const Problem& p, int first_pixel, i
   }
 }
 
-// Operand::kPooled: the maxima of a stage's halo. A tap outside the image counts as the pixel itself,
-// which is as good as leaving it out.
+// Operand::kPooled: the maxima of a stage's halo. A tap outside the image counts as the pixel
+// itself, which is as good as leaving it out.
 template <class D, class T>
 SIMT_DEVICE void pool_rows(const Panel& to, const Panel& halo, const Problem& p, int first_row) {
   for (int i = simt::thread(); i < T::kRows * T::kDepth; i += T::kThreads) {
@@ -100,8 +101,8 @@ SIMT_DEVICE float pool_element(const Element* channel, const Problem& p, const C
   for (int y = -p.pad_height; y <= p.pad_height; ++y) {
     for (int x = -p.pad_width; x <= p.pad_width; ++x) {
       if (!pixel.inside(p, {y, x})) continue;
-      const float value = simt::to_float(simt::load(
-          channel + (pixel.y + y) * p.from.stride[2] + (pixel.x + x) * p.from.stride[3]));
+      const float value = simt::to_float(simt::load(channel + (pixel.y + y) * p.from.stride[2] +
+                                                    (pixel.x + x) * p.from.stride[3]));
       if (p.reduction == Reduction::kMean) {
         result += value;
       } else {

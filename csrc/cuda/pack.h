@@ -31,9 +31,9 @@ SIMT_DEVICE void run_pack(const PackTask& task) {
   SIMT_UNROLL
   for (int e = 0; e < D::kVector; ++e) {
     const bool valid = real && channel + e < task.in_channels;
-    packed.element[e] = valid ? simt::load(weight + column * task.stride[0] +
-                                           (channel + e) * task.stride[1])
-                              : Element{};
+    packed.element[e] =
+        valid ? simt::load(weight + column * task.stride[0] + (channel + e) * task.stride[1])
+              : Element{};
   }
   const int64_t place = static_cast<int64_t>(vector) * task.columns + task.first + column;
   simt::store(reinterpret_cast<Vector*>(task.to_weights) + place, packed.whole);

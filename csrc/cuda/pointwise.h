@@ -1,8 +1,8 @@
 // Kernel A: both operands stream through shared memory, kStages stages deep.
 //
 // Made for the pointwise steps of a wave, pool projections in the same grid. With more than one tap
-// it is a convolution too, for sources that are not vectors and for halos that are too large to stay
-// in shared memory.
+// it is a convolution too, for sources that are not vectors and for halos that are too large to
+// stay in shared memory.
 #pragma once
 
 #include "cuda/epilogue.h"
@@ -29,8 +29,8 @@ SIMT_DEVICE void run_pointwise(const Wave& wave) {
     return Panel{weights_data + stage * T::kDepth * T::kColumns, T::kColumns};
   };
 
-  // Before any read: the pack may have been written by the launch before this one. The release comes
-  // after, so that whatever the next launch reads early was complete when this one began.
+  // Before any read: the pack may have been written by the launch before this one. The release
+  // comes after, so that whatever the next launch reads early was complete when this one began.
   simt::dependency_wait();
   simt::dependency_release();
 

@@ -4,10 +4,10 @@
 //
 //   D[m, n] = act(bias[n] + sum over tap, c of S[pixel(m, tap), c] * W[tap, c, n])
 //
-// m counts the pixels of all images, n the columns of all destinations of a step side by side. Depth
-// and columns are counted in vectors: 16 bytes, 8 channels of a 16-bit type or 4 of float32. Every
-// window keeps the image size, so a pixel has one index, (image * height + y) * width + x, in the
-// source and in every destination.
+// m counts the pixels of all images, n the columns of all destinations of a step side by side.
+// Depth and columns are counted in vectors: 16 bytes, 8 channels of a 16-bit type or 4 of float32.
+// Every window keeps the image size, so a pixel has one index, (image * height + y) * width + x, in
+// the source and in every destination.
 #pragma once
 
 #include <cstdint>
@@ -37,9 +37,9 @@ struct Divider {
   }
 };
 
-// A slice of a buffer. As vectors: channels are adjacent and padded with zeros to whole vectors, and
-// the address of a vector is data + pixel * pixel_bytes + vector * vector_bytes, a multiple of 16.
-// As elements: any strides.
+// A slice of a buffer. As vectors: channels are adjacent and padded with zeros to whole vectors,
+// and the address of a vector is data + pixel * pixel_bytes + vector * vector_bytes, a multiple
+// of 16. As elements: any strides.
 struct Place {
   char* data = nullptr;  // of image 0, pixel 0, channel 0 of the slice
   bool vectors = false;
@@ -74,9 +74,9 @@ struct Problem {
   Operand operand = Operand::kVectors;
   Reduction reduction = Reduction::kNone;
   Place from;
-  int channels = 0;               // of the source slice
-  int depth = 0;                  // vectors per tap
-  int taps = 1;                   // of the convolution
+  int channels = 0;  // of the source slice
+  int depth = 0;     // vectors per tap
+  int taps = 1;      // of the convolution
   Divider by_depth, by_kernel_width;
   const char* weights = nullptr;  // [tap][depth][columns][element of the vector]
   const float* bias = nullptr;    // [columns]
@@ -99,15 +99,15 @@ struct Wave {
   Segment segment[kMaxSegments];
 };
 
-struct PackTask {  // of one convolution
+struct PackTask {                // of one convolution
   const char* weight = nullptr;  // (out, in, taps), strides in elements
   int64_t stride[4] = {};        // out, in, kernel row, kernel column
   const char* bias = nullptr;
   int64_t bias_stride = 0;
   int out_channels = 0, in_channels = 0, kernel_height = 1, kernel_width = 1;
-  int columns = 0;      // of the step
-  int first = 0;        // column of this destination
-  int padded = 0;       // columns of this destination, with the padding
+  int columns = 0;  // of the step
+  int first = 0;    // column of this destination
+  int padded = 0;   // columns of this destination, with the padding
   char* to_weights = nullptr;
   float* to_bias = nullptr;
 };

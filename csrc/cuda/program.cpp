@@ -277,8 +277,7 @@ Program build(const Plan& plan, Math math, const Architecture& architecture, con
     throw PlanError("an input of " + std::to_string(pixels) + " pixels is more than " +
                     std::to_string(largest));
   }
-  const Context c{plan,  math, architecture,           x,     out, pack,
-                  scratch, pack_layout(plan, math), pixels};
+  const Context c{plan, math, architecture, x, out, pack, scratch, pack_layout(plan, math), pixels};
   Program program;
   program.scratch_bytes = scratch_bytes(plan, math, pixels);
   if (pixels == 0) return program;

@@ -54,8 +54,9 @@ int pack_blocks(const PackTask& task, Math math);  // of kPackThreads threads
 
 int64_t scratch_bytes(const Plan& plan, Math math, int64_t pixels);
 
-// x and out have the plan's channels. `scratch` holds scratch_bytes(...), aligned to 16 bytes. Throws
-// PlanError with the reason if why_not has one or if a problem has too many pixels for its indices.
+// x and out have the plan's channels. `scratch` holds scratch_bytes(...), aligned to 16 bytes.
+// Throws PlanError with the reason if why_not has one or if a problem has too many pixels for its
+// indices.
 Program build(const Plan& plan, Math math, const Architecture& architecture, const Strided& x,
               const Strided& out, const char* pack, char* scratch);
 

@@ -1,6 +1,6 @@
 // Everything the kernels ask of the machine, in one place: thread indices, shared memory, barriers,
-// asynchronous copies, matrix instructions. All PTX of the library is in this file. nvcc compiles it
-// to that PTX; any other compiler gets tests/simt/emulator.h, which has the same functions.
+// asynchronous copies, matrix instructions. All PTX of the library is in this file. nvcc compiles
+// it to that PTX; any other compiler gets tests/simt/emulator.h, which has the same functions.
 #pragma once
 
 #include <cstdint>

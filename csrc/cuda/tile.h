@@ -1,5 +1,5 @@
-// The part that every kernel shares: one block computes kRows x kColumns of D, its warps in a grid of
-// kWarpRows x kWarpColumns x kWarpDepth, the last cutting the depth of each stage between warps.
+// The part that every kernel shares: one block computes kRows x kColumns of D, its warps in a grid
+// of kWarpRows x kWarpColumns x kWarpDepth, the last cutting the depth of each stage between warps.
 #pragma once
 
 #include "cuda/problem.h"
@@ -48,14 +48,14 @@ struct Tile {
   static constexpr int kThreads = 32 * kWarpRows * kWarpColumns * kWarpDepth;
   static constexpr int kRowTiles = kRows / kWarpRows / 16;          // of a warp, 16 rows each
   static constexpr int kColumnTiles = kColumns / kWarpColumns / 8;  // of a warp, 8 columns each
-  static constexpr int kPitch = kRows + 1;          // odd: see Panel
-  static constexpr int kSumPitch = kColumns + 8;    // floats; 8 keeps the stores free of conflicts
+  static constexpr int kPitch = kRows + 1;                          // odd: see Panel
+  static constexpr int kSumPitch = kColumns + 8;  // floats; 8 keeps the stores free of conflicts
   static_assert(kRowTiles > 0 && kColumnTiles % 2 == 0 && kDepth % (2 * kWarpDepth) == 0);
 };
 
 // Rows of vectors in shared memory lie at [vector][row]. ldmatrix reads 8 rows of one vector, 128
-// adjacent bytes; with an odd pitch, 8 vectors of one row, as cp.async writes them, are in different
-// banks too.
+// adjacent bytes; with an odd pitch, 8 vectors of one row, as cp.async writes them, are in
+// different banks too.
 struct Panel {
   Vector* data;
   int pitch;
@@ -106,8 +106,8 @@ SIMT_DEVICE void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint3
   }
 }
 
-// sums += rows * weights for this warp's share of one stage. rows(row tile, vector) gives the address
-// that this lane passes to ldmatrix: of its row lane % 16 and of vector + lane / 16.
+// sums += rows * weights for this warp's share of one stage. rows(row tile, vector) gives the
+// address that this lane passes to ldmatrix: of its row lane % 16 and of vector + lane / 16.
 template <class D, class T, class Rows>
 SIMT_DEVICE void multiply_stage(Sums<T>& sums, const Rows& rows, const Panel& weights,
                                 const WarpPlace<T>& warp) {

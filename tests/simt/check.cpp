@@ -1,5 +1,6 @@
-// One emulated run against a plain float64 reference, as a program of its own so that the sanitizers
-// can watch it. Small integers as inputs: sums are exact, results must be equal bit for bit.
+// One emulated run against a plain float64 reference, as a program of its own so that the
+// sanitizers can watch it. Small integers as inputs: sums are exact, results must be equal bit for
+// bit.
 //
 //   check MATH LAYOUT BATCH HEIGHT WIDTH SM SHAPE SEED MUTATION FILE LINE PLAN...
 //
@@ -93,8 +94,8 @@ double reference(const Plan& plan, const Tensor& x, const std::vector<Tensor>& w
       const Tensor& weight = weights[d.weight];
       const auto source = [&](int64_t k, int64_t y, int64_t z) {
         const auto read = [&](int64_t yy, int64_t zz) {
-          return reference(plan, x, weights, biases, known, step.src.buffer, n,
-                           step.src.offset + k, yy, zz);
+          return reference(plan, x, weights, biases, known, step.src.buffer, n, step.src.offset + k,
+                           yy, zz);
         };
         if (!step.pre) return read(y, z);
         const Size pad = step.pre->window.padding;
@@ -114,8 +115,8 @@ double reference(const Plan& plan, const Tensor& x, const std::vector<Tensor>& w
           for (int64_t j = 0; j < weight.view.size[3]; ++j) {
             const double factor = weight.get(weight.offset(c - d.slice.offset, k, i, j));
             if (factor == 0) continue;
-            sum += factor * source(k, h + i - step.window.padding.height,
-                                   w + j - step.window.padding.width);
+            sum += factor *
+                   source(k, h + i - step.window.padding.height, w + j - step.window.padding.width);
           }
         }
       }

@@ -1,5 +1,5 @@
-// The CUDA back end on the emulator: packs the weights and runs a plan, as csrc/run_cuda.cpp does on a
-// device.
+// The CUDA back end on the emulator: packs the weights and runs a plan, as csrc/run_cuda.cpp does
+// on a device.
 #pragma once
 
 #include <optional>

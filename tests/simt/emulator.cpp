@@ -19,8 +19,8 @@ extern "C" void __tsan_write16(void*);
 namespace simt {
 namespace {
 
-constexpr int kRedZone = 128;     // bytes around each region of shared memory
-constexpr int kMaxCopies = 256;   // of one thread in flight
+constexpr int kRedZone = 128;    // bytes around each region of shared memory
+constexpr int kMaxCopies = 256;  // of one thread in flight
 
 struct Copy {
   Vector* to;
@@ -81,7 +81,8 @@ const char* base_name(const char* path) {
 }
 
 std::string at(const char* operation, const Site& site) {
-  return std::string(operation) + " (" + base_name(site.file) + ":" + std::to_string(site.line) + ")";
+  return std::string(operation) + " (" + base_name(site.file) + ":" + std::to_string(site.line) +
+         ")";
 }
 
 std::string where(const Lane& lane) {
@@ -220,7 +221,8 @@ std::string deadlock(const Block& block) {
     ++places[lane.state == Lane::State::kDone ? "have exited"
                                               : "wait at " + at(lane.operation, lane.site)];
   }
-  for (const auto& [place, count] : places) what += " " + std::to_string(count) + " threads " + place + ";";
+  for (const auto& [place, count] : places)
+    what += " " + std::to_string(count) + " threads " + place + ";";
   return what;
 }
 
@@ -466,7 +468,8 @@ void dependency_wait(Site site) {
 void dependency_release() {}
 
 void copy_async(Vector* shared, const void* global, bool valid, Site site) {
-  if (mutated(Mutation::kMisalign, "copy_async", site)) global = static_cast<const char*>(global) + 2;
+  if (mutated(Mutation::kMisalign, "copy_async", site))
+    global = static_cast<const char*>(global) + 2;
   if (mutated(Mutation::kIgnoreValid, "copy_async", site)) valid = true;
   check_aligned(shared, "copy_async", site);
   check_aligned(global, "copy_async", site);
@@ -504,7 +507,8 @@ float to_float(Half v) {
   static const std::vector<float> table = [] {
     std::vector<float> values(65536);
     for (uint32_t bits = 0; bits < 65536; ++bits) {
-      const uint32_t sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, mantissa = bits & 1023;
+      const uint32_t sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31,
+                     mantissa = bits & 1023;
       if (exponent == 31) {
         values[bits] = as_float(sign | 0x7f800000u | mantissa << 13);
       } else if (exponent) {
@@ -521,8 +525,7 @@ float to_float(Half v) {
 
 void from_float(float v, BFloat16& to) {
   const uint32_t bits = as_bits(v);
-  to.bits = static_cast<uint16_t>(
-      v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  to.bits = static_cast<uint16_t>(v != v ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 void from_float(float v, Half& to) {

@@ -2,8 +2,9 @@
 //
 // Every CUDA thread is a fiber; the blocks of a launch run one after the other on the calling OS
 // thread. Shared memory holds NaN when a block starts. A cp.async reads and writes only when its
-// group is waited for. Matrix operations are a rendezvous of the 32 lanes of a warp. A seed shuffles
-// the order in which threads run. Errors that a GPU would not report are thrown with a name.
+// group is waited for. Matrix operations are a rendezvous of the 32 lanes of a warp. A seed
+// shuffles the order in which threads run. Errors that a GPU would not report are thrown with a
+// name.
 #pragma once
 
 #include <bit>
@@ -30,13 +31,13 @@ struct Site {  // where a primitive is called
 // What goes wrong on purpose at one site, to show that the checkers see it.
 enum class Mutation {
   kNone,
-  kSkipBarrier,          // sync_block returns at once
-  kSkipBarrierOnce,      // ... in thread 0 only
-  kSkipWait,             // copy_wait waits for nothing
-  kSkipDependencyWait,   // dependency_wait returns at once
-  kIgnoreValid,          // copy_async reads even where it must fill with zeros
-  kMisalign,             // copy_async reads two bytes further on
-  kWideStore,            // store writes 16 bytes past its place as well
+  kSkipBarrier,         // sync_block returns at once
+  kSkipBarrierOnce,     // ... in thread 0 only
+  kSkipWait,            // copy_wait waits for nothing
+  kSkipDependencyWait,  // dependency_wait returns at once
+  kIgnoreValid,         // copy_async reads even where it must fill with zeros
+  kMisalign,            // copy_async reads two bytes further on
+  kWideStore,           // store writes 16 bytes past its place as well
 };
 
 struct Buffer {  // a watched range of global memory and its traffic in bytes
@@ -49,9 +50,9 @@ struct Buffer {  // a watched range of global memory and its traffic in bytes
 };
 
 struct Counters {
-  int64_t products = 0;          // matrix instructions
-  int64_t matrix_phases = 0;     // groups of 8 lanes of load_matrices
-  int64_t matrix_waves = 0;      // times they took, 1 per phase without bank conflicts
+  int64_t products = 0;       // matrix instructions
+  int64_t matrix_phases = 0;  // groups of 8 lanes of load_matrices
+  int64_t matrix_waves = 0;   // times they took, 1 per phase without bank conflicts
   int64_t launches = 0;
   std::map<std::string, Buffer> buffers;
 };

@@ -1,0 +1,112 @@
+"""Back ends: one record each, in the order of preference, and the choice between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from . import ops, reference
+from .plan import Plan
+
+
+@lru_cache(maxsize=1024)
+def _code(plan: Plan) -> list[int]:
+    return plan.encode()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs a plan.
+
+    ``unavailable()`` says why this machine cannot use it, ``why_not(plan, x)`` why these arguments
+    cannot; None means that they can. ``pack(plan, weights, biases)`` prepares the weights (by weight
+    index, OIHW and (O,)) once; ``run(plan, x, packed)`` computes the output.
+    """
+
+    name: str
+    unavailable: Callable[[], str | None]
+    why_not: Callable[[Plan, Tensor], str | None]
+    pack: Callable[[Plan, Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
+    run: Callable[[Plan, Tensor, list[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The back end taken, and those before it in the table with the reason against each."""
+
+    backend: Backend
+    refused: tuple[tuple[str, str], ...]
+
+
+def _cpu_why_not(plan: Plan, x: Tensor) -> str | None:
+    if x.device.type != "cpu":
+        return f"x is on {x.device}"
+    if x.dtype != torch.float32:
+        return f"x is {x.dtype}, the CPU kernels are float32"
+    return None
+
+
+def _reference_why_not(plan: Plan, x: Tensor) -> str | None:
+    if x.dtype not in reference.DTYPES:
+        return f"x is {x.dtype}, not floating-point"
+    return None
+
+
+TABLE: tuple[Backend, ...] = (
+    Backend(
+        "cpu",
+        lambda: ops.NOT_LOADED,
+        _cpu_why_not,
+        lambda plan, weights, biases: [
+            torch.ops.inception_fused.pack(list(weights), list(biases), _code(plan))
+        ],
+        lambda plan, x, packed: torch.ops.inception_fused.run(x, packed[0], _code(plan)),
+    ),
+    Backend(
+        "reference",
+        lambda: None,
+        _reference_why_not,
+        lambda plan, weights, biases: [*weights, *biases],
+        lambda plan, x, packed: reference.run(
+            plan, x, packed[: len(packed) // 2], packed[len(packed) // 2 :]
+        ),
+    ),
+)
+"""Every back end, the preferred first."""
+
+
+def names() -> tuple[str, ...]:
+    """The names that ``backend=`` takes, beside "auto"."""
+    return tuple(backend.name for backend in TABLE)
+
+
+def choose(plan: Plan, x: Tensor, wanted: str = "auto") -> Choice:
+    """The first back end with no reason against it, or the wanted one.
+
+    Raises:
+        ValueError: no such back end, or the wanted one cannot run this; the reason is given.
+    """
+    if wanted != "auto" and wanted not in names():
+        raise ValueError(f"backend must be auto, {', '.join(names())}, got {wanted!r}")
+    refused: list[tuple[str, str]] = []
+    for backend in TABLE:
+        if wanted not in ("auto", backend.name):
+            continue
+        reason = backend.unavailable() or backend.why_not(plan, x)
+        if reason is None:
+            return Choice(backend, tuple(refused))
+        refused.append((backend.name, reason))
+    raise ValueError("; ".join(f"back end {name}: {reason}" for name, reason in refused))
+
+
+def backends() -> dict[str, str]:
+    """Each back end by name, with "available" or the reason why it is not."""
+    state = {backend.name: backend.unavailable() or "available" for backend in TABLE}
+    if ops.NOT_LOADED is None:
+        lanes = int(torch.ops.inception_fused.cpu_lanes())
+        state["cpu"] += f" ({ {4: 'base', 8: 'AVX2', 16: 'AVX-512'}[lanes] } kernels)"
+    return state

@@ -1,0 +1,118 @@
+"""The operator ``torch.ops.inception_fused``: loading, shape functions, gradients.
+
+The schemas are in ``csrc/bind.cpp``, once for all back ends; the dispatcher chooses by device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .plan import Plan
+
+_GROUP = 16  # columns; csrc/cpu/kernels.h
+
+
+def _load() -> str | None:
+    """Loads the native library; returns why it could not be, or None."""
+    try:
+        importlib.import_module("inception_fused._C")
+    except ImportError as error:
+        return f"the native library is not built or does not load ({error})"
+    return None
+
+
+NOT_LOADED: str | None = _load()
+"""Why ``_C`` is not there, or None if it is."""
+
+
+def cpu_pack_size(plan: Plan) -> int:
+    """Elements of a CPU pack: ``pack_layout(plan).size`` of ``csrc/cpu/pack.cpp``."""
+    total = 0
+    for step in plan.steps:
+        if not step.kind.is_pool:
+            columns = sum(-(-d.slice.channels // _GROUP) * _GROUP for d in step.dst)
+            taps = step.window.kernel[0] * step.window.kernel[1]
+            total += columns * (1 + taps * step.src.channels)
+    return total
+
+
+def _register_fakes() -> None:
+    def run(x: Tensor, pack: Tensor, plan: Sequence[int]) -> Tensor:
+        decoded = Plan.decode([int(i) for i in plan])
+        torch._check(x.dim() == 4 and x.shape[1] == decoded.in_channels)
+        height, width = decoded.sizes(x.shape[2], x.shape[3])[1]
+        return torch.empty(
+            (x.shape[0], decoded.out_channels, height, width),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=reference.output_format(x),
+        )
+
+    def run_out(x: Tensor, pack: Tensor, plan: Sequence[int], *, out: Tensor) -> Tensor:
+        return out
+
+    def pack(weights: Sequence[Tensor], biases: Sequence[Tensor], plan: Sequence[int]) -> Tensor:
+        size = cpu_pack_size(Plan.decode([int(i) for i in plan]))
+        return weights[0].new_empty(size)
+
+    torch.library.register_fake("inception_fused::run", run)
+    torch.library.register_fake("inception_fused::run.out", run_out)
+    torch.library.register_fake("inception_fused::pack", pack)
+
+
+if NOT_LOADED is None:
+    _register_fakes()
+
+Run = Callable[[Plan, Tensor, list[Tensor]], Tensor]
+"""A back end's forward: plan, x, packed weights."""
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(run: Run, plan: Plan, packed: list[Tensor], x: Tensor, *tensors: Tensor) -> Tensor:
+        return run(plan, x, packed)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, plan, _, x, *tensors = inputs
+        ctx.plan = plan
+        ctx.save_for_backward(x, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, *tensors = ctx.saved_tensors
+        half = len(tensors) // 2
+        needs = ctx.needs_input_grad[3:]
+        grad_x, grad_weights, grad_biases = reference.backward(
+            ctx.plan, x, tensors[:half], tensors[half:], grad, needs
+        )
+        return (None, None, None, grad_x, *grad_weights, *grad_biases)
+
+
+def differentiable(
+    run: Run,
+    plan: Plan,
+    x: Tensor,
+    packed: list[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+) -> Tensor:
+    """A back end's forward with gradients for x, weights and biases.
+
+    Only x and the weights are saved; the backward pass recomputes the scratch buffers
+    (:func:`reference.backward`).
+
+    Args:
+        x: (N, plan.in_channels, H, W).
+        packed: the back end's pack of exactly these weights and biases.
+    """
+    output: Tensor = _Differentiable.apply(  # type: ignore[no-untyped-call]
+        run, plan, packed, x, *weights, *biases
+    )
+    return output

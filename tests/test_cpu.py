@@ -1,0 +1,248 @@
+"""The CPU back end and its operator against the reference interpreter."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from inception_fused import ops, reference
+from inception_fused.backends import TABLE
+from inception_fused.plan import lower
+from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Activation, Kind, Spec, Stage
+
+OP = torch.ops.inception_fused
+CPU = next(b for b in TABLE if b.name == "cpu")
+FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+ODD = {
+    "naive": Spec.naive(10, 3, 5, 7),
+    "stacked": Spec.v1(67, 11, 13, 17, 5, 19, 23, (3, 3)),
+    "k7 linear": Spec.v1(5, 1, 2, 3, 4, 5, 6, 7, Activation.NONE),
+    "strided": Spec(
+        6,
+        (
+            (Stage.conv(7, 3, 2),),
+            (Stage.pool(stride=2),),
+            (Stage.conv(3), Stage.conv(4, (1, 7)), Stage.conv(5, (7, 1), (2, 2))),
+            (Stage.pool(), Stage.conv(9, 3, 2)),
+        ),
+    ),
+}
+
+
+def tensors(spec, shape, integers=False, seed=0):
+    """x, weights and biases; small integers keep every float32 sum exact."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(*size):
+        if integers:
+            return torch.randint(-3, 4, size, generator=generator).float()
+        return torch.randn(size, generator=generator)
+
+    convs = list(spec.convolutions())
+    scale = [1 if integers else (c.in_channels * c.kernel[0] * c.kernel[1]) ** -0.5 for c in convs]
+    weights = [make(*c.weight_shape) * s for c, s in zip(convs, scale, strict=True)]
+    return (
+        make(shape[0], spec.in_channels, *shape[1:]),
+        weights,
+        [make(c.out_channels) for c in convs],
+    )
+
+
+def check_exact(spec, shape, fmt):
+    plan = lower(spec)
+    x, weights, biases = tensors(spec, shape, integers=True)
+    x = x.to(memory_format=fmt)
+    y = CPU.run(plan, x, CPU.pack(plan, weights, biases))
+    expected = reference.run(plan, x, weights, biases)
+    assert y.stride() == expected.stride()
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("batch", [1, 2, 8])
+@pytest.mark.parametrize("name", GOOGLENET)
+def test_paper_modules_random_inputs(name, batch, fmt):
+    spec, size = GOOGLENET[name], GOOGLENET_SIZE[name]
+    plan = lower(spec)
+    x, weights, biases = tensors(spec, (batch, size, size))
+    x = x.to(memory_format=FORMATS[fmt])
+    exact = reference.run(
+        plan, x.double(), [w.double() for w in weights], [b.double() for b in biases]
+    )
+    stock = reference.run(plan, x, weights, biases)
+    ours = CPU.run(plan, x, CPU.pack(plan, weights, biases))
+    scale = exact.abs().max()
+    error = (ours - exact).abs().max() / scale
+    assert error <= 2 * (stock - exact).abs().max() / scale + 1e-7
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("shape", [(0, 5, 5), (1, 1, 1), (2, 9, 11), (5, 3, 1), (7, 14, 14)])
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_odd_modules_are_exact_on_integers(name, shape, fmt, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        check_exact(ODD[name], shape, FORMATS[fmt])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
+def test_every_instruction_set_is_exact_on_integers(isa):
+    """All nine modules; a set that the machine lacks falls back to the widest it has."""
+    code = (
+        "import torch, test_cpu as t\n"
+        "for n, spec in t.GOOGLENET.items():\n"
+        "    for f in t.FORMATS.values():\n"
+        "        t.check_exact(spec, (2, t.GOOGLENET_SIZE[n], t.GOOGLENET_SIZE[n]), f)\n"
+        "print('lanes', t.OP.cpu_lanes())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"INCEPTION_FUSED_ISA": isa},
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    widest = {"base": 4, "avx2": 8, "avx512": 16}[isa]
+    assert int(done.stdout.split()[-1]) <= widest
+
+
+def test_wrong_instruction_set_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-c", "import inception_fused as f; f.backends()"],
+        env=os.environ | {"INCEPTION_FUSED_ISA": "sse9"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode
+    assert "INCEPTION_FUSED_ISA must be base, avx2 or avx512" in done.stderr
+
+
+def test_average_pool():
+    spec = Spec(
+        5, ((Stage.pool(Kind.AVGPOOL), Stage.conv(9)), (Stage.pool(Kind.AVGPOOL, 5, 1, 2),))
+    )
+    plan = lower(spec)
+    x, weights, biases = tensors(spec, (2, 9, 7))
+    y = CPU.run(plan, x, CPU.pack(plan, weights, biases))
+    torch.testing.assert_close(y, reference.run(plan, x, weights, biases))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", ["strided", "naive", "k7 linear"])
+def test_out_is_written_whole_and_nothing_else(name, channels_last):
+    spec = ODD[name]
+    plan = lower(spec)
+    x, weights, biases = tensors(spec, (3, 9, 10))
+    pack = CPU.pack(plan, weights, biases)[0]
+    expected = CPU.run(plan, x, [pack])
+    shape = (3, spec.out_channels + 8, *expected.shape[2:])
+    large = torch.full(shape, float("nan"))
+    if channels_last:
+        large = large.to(memory_format=torch.channels_last)
+    out = large.narrow(1, 5, spec.out_channels)
+    assert OP.run.out(x, pack, plan.encode(), out=out).data_ptr() == out.data_ptr()
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
+    assert large.narrow(1, 0, 5).isnan().all()
+    assert large.narrow(1, 5 + spec.out_channels, 3).isnan().all()
+
+
+def test_strided_inputs_and_outputs():
+    spec = ODD["stacked"]
+    plan = lower(spec)
+    x, weights, biases = tensors(spec, (2, 12, 14))
+    pack = CPU.pack(plan, weights, biases)[0]
+    for view in (
+        x[:, :, 1:11:2, 2:13:3],
+        x.transpose(2, 3),
+        x.to(memory_format=torch.channels_last)[:, :, 2:9, 1:],
+    ):
+        expected = reference.run(plan, view.contiguous(), weights, biases)
+        torch.testing.assert_close(CPU.run(plan, view, [pack]), expected, rtol=1e-5, atol=1e-5)
+        out = torch.full((*expected.shape[:3], 2 * expected.shape[3]), float("nan"))
+        OP.run.out(view, pack, plan.encode(), out=out[..., ::2])
+        torch.testing.assert_close(out[..., ::2], expected, rtol=1e-5, atol=1e-5)
+        assert out[..., 1::2].isnan().all()
+
+
+def test_nan_goes_through_relu_and_pool():
+    spec = GOOGLENET["5a"]
+    plan = lower(spec)
+    x, weights, biases = tensors(spec, (1, 7, 7))
+    x[0, 3, 2, 4] = float("nan")
+    y = CPU.run(plan, x, CPU.pack(plan, weights, biases))
+    expected = reference.run(plan, x, weights, biases)
+    assert torch.equal(y.isnan(), expected.isnan())
+
+
+def arguments():
+    spec = ODD["stacked"]
+    x, weights, biases = tensors(spec, (2, 6, 6))
+    code = lower(spec).encode()
+    return x, weights, biases, code, OP.pack(weights, biases, code)
+
+
+def test_wrong_arguments_are_named():
+    x, weights, biases, code, pack = arguments()
+    out = torch.empty(2, lower(ODD["stacked"]).out_channels, 6, 6)
+    both = torch.zeros(2, 67 + out.shape[1], 6, 6)
+    cases = [
+        (lambda: OP.run(x[0], pack, code), "x must have 4 dimensions"),
+        (lambda: OP.run(x[:, 1:], pack, code), "x must have 67 channels"),
+        (lambda: OP.run(x.double(), pack, code), "x must be Float, got Double"),
+        (lambda: OP.run(x, pack[1:], code), "pack must be what"),
+        (lambda: OP.run(x, pack, code[:-1]), "plan: ends after"),
+        (lambda: OP.run(x, pack, [*code, 1]), "plan: 1 ints left over"),
+        (lambda: OP.pack(weights[1:], biases, code), "needs 6|needs 7"),
+        (lambda: OP.pack([*weights[:-1], weights[0]], biases, code), r"weights\[\d\] must be"),
+        (lambda: OP.pack(weights, [*biases[:-1], biases[-1][1:]], code), r"biases\[\d\] must be"),
+        (lambda: OP.run.out(x, pack, code, out=out[:1]), "out must be of shape"),
+        (lambda: OP.run.out(x, pack, code, out=out[:1].expand(out.shape)), "two indices for one"),
+        (
+            lambda: OP.run.out(both[:, :67], pack, code, out=both[:, 60:-7]),
+            "out must not overlap x",
+        ),
+    ]
+    for call, message in cases:
+        with pytest.raises(RuntimeError, match=message):
+            call()
+    OP.run.out(both[:, :67], pack, code, out=both[:, 67:])  # one buffer, apart
+
+
+def test_opcheck_and_compile():
+    x, weights, biases, code, pack = arguments()
+    torch.library.opcheck(OP.pack.default, (weights, biases, code))
+    for fmt in FORMATS.values():
+        view = x.to(memory_format=fmt)
+        torch.library.opcheck(OP.run.default, (view, pack, code))
+        out = torch.empty_like(OP.run(view, pack, code))
+        torch.library.opcheck(OP.run.out, (view, pack, code), {"out": out})
+        compiled = torch.compile(lambda x: OP.run(x, pack, code) + 1, fullgraph=True)
+        torch.testing.assert_close(compiled(view), OP.run(view, pack, code) + 1)
+
+
+def test_gradients():
+    spec = Spec.v1(3, 2, 3, 2, 2, 3, 2)
+    plan = lower(spec)
+    x, weights, biases = tensors(spec, (2, 5, 6))
+    parameters = [x, *weights, *biases]
+    for tensor in parameters:
+        tensor.requires_grad_()
+    packed = CPU.pack(plan, [w.detach() for w in weights], [b.detach() for b in biases])
+    y = ops.differentiable(CPU.run, plan, x, packed, weights, biases)
+    expected = reference.run(plan, x, weights, biases)
+    grad = torch.randn_like(expected)
+    for ours, stock in zip(
+        torch.autograd.grad(y, parameters, grad),
+        torch.autograd.grad(expected, parameters, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, stock)
