@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def calibrate(model: nn.Module, batch: Tensor) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _seeded(make: Callable[[], nn.Module]) -> nn.Module:
+def _seeded(make: Callable[[], Any]) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return make()
@@ -115,7 +116,8 @@ def _torchvision() -> nn.Module:
 
 
 def _paper() -> nn.Module:
-    return _seeded(GoogLeNet).eval().requires_grad_(False)
+    model: nn.Module = _seeded(GoogLeNet).eval().requires_grad_(False)
+    return model
 
 
 def _module(name: str) -> nn.Module:
@@ -144,17 +146,19 @@ def _own(name: str) -> Case:
     make = getattr(module, function, None)
     if not callable(make):
         raise ValueError(f"--model {name}: {file} has no function {function!r}")
-    made = _seeded(make)
-    example = None
-    if isinstance(made, tuple) and len(made) == 2:
-        made, example = made
-    if not isinstance(made, nn.Module) or not isinstance(example, Tensor | None):
-        raise ValueError(f"--model {name}: must return a model or (model, example input tensor)")
-    model = made.eval().requires_grad_(False)
+
+    def call() -> tuple[nn.Module, Tensor | None]:
+        made = _seeded(make)
+        model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+        if not isinstance(model, nn.Module) or not isinstance(example, Tensor | None):
+            raise ValueError(f"--model {name}: must return a model or (model, example input)")
+        return model.eval().requires_grad_(False), example
+
+    example = call()[1]
 
     def inputs(batch: int) -> Tensor:
         if example is None:
             return photographs(batch)
         return example[torch.arange(batch) % len(example)].contiguous()
 
-    return Case(name, f"{path.stem}:{function}", lambda: model, inputs)
+    return Case(name, f"{path.stem}:{function}", lambda: call()[0], inputs)

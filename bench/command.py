@@ -80,7 +80,7 @@ def bench(
     from . import figures
 
     written = [output / job.RESULTS, *figures.pngs(results, output)]
-    console.print("wrote", ", ".join(map(str, written)))
+    console.print("wrote", ", ".join(map(str, written)), soft_wrap=True)
     if results.interrupted:
         console.print("interrupted; --resume goes on")
         return 130

@@ -20,7 +20,7 @@ def case(result: CaseResult, ceiling: dict[str, Any] | None) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=(0, 0),
     )
     table.add_column("", no_wrap=True)
     rates = ("GFLOP/s", "% peak") if module else ("images/s", "MiB")

@@ -279,7 +279,7 @@ class TestJob:
         first = found.cases[0].measurements[0].rounds
 
         interrupting = False
-        with pytest.raises(ValueError, match="--resume: .* other settings: batches"):
+        with pytest.raises(ValueError, match=r"--resume: .* other settings: batches"):
             go(quick("eager", "stops", batches=(1, 4)), tmp_path, resume=True)
         found = go(settings, tmp_path, resume=True)
         assert not found.interrupted
