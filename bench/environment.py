@@ -41,6 +41,7 @@ def describe(threads: int) -> dict[str, object]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": _versions(),
+        "backends": inception_fused.backends(),
         "commit": _commit(),
         "torch_cpu": torch.backends.cpu.get_cpu_capability(),
         "variables": {

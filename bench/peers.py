@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import inception_fused
+from inception_fused.module import fusion_of
 
 from . import engines
 
@@ -81,6 +82,13 @@ def _eager(model: nn.Module, x: Tensor, threads: int) -> Run:
 
 def _fused(model: nn.Module, x: Tensor, threads: int) -> Run:
     fused = inception_fused.fuse(model)
+    fused(x)
+    taken = [fusion for m in fused.modules() if (fusion := fusion_of(m)) is not None]
+    if not taken:
+        raise ValueError("no Inception module was found in the model")
+    for fusion in taken:
+        if fusion.taken == "original":
+            raise ValueError(f"a fused module took the original path: {fusion.reason}")
     return lambda: fused(x)
 
 

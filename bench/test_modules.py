@@ -31,7 +31,8 @@ CONTESTANTS = [
 @pytest.fixture(scope="module")
 def peak() -> float:
     """10**9 operations a second."""
-    return ceiling.measure().gflops
+    gflops: float = ceiling.measure().gflops
+    return gflops
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda c: c.peer)
@@ -53,5 +54,6 @@ def test_module(
         run = contestant.prepare(case.build(), x, torch.get_num_threads())
         torch.testing.assert_close(run(), expected, rtol=0, atol=TOLERANCE * float(expected.max()))
         benchmark(run)
+    assert benchmark.stats is not None
     rate = gflop / benchmark.stats.stats.median
     benchmark.extra_info |= {"GFLOP": gflop, "GFLOP/s": rate, "% of ceiling": 100 * rate / peak}

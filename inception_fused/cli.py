@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-
-if TYPE_CHECKING:
-    from torch import nn
 
 commands = typer.Typer(
     help="Fused Inception (GoogLeNet) modules for PyTorch.",
@@ -132,25 +129,27 @@ def table() -> None:
 def explain(
     model: Annotated[str, typer.Argument(help="torchvision, paper, 3a to 5b or path.py:function.")],
 ) -> None:
-    """Say which back end each module of a model gets, and why."""
+    """Fuse a model, run it once and say which back end each module got, and why."""
+    import torch
+
     import inception_fused
 
-    print(inception_fused.explain(inception_fused.fuse(_model(model))))
+    with _extra("bench"):
+        from .bench.cases import find
+    case = find(model)
+    fused = inception_fused.fuse(case.build())
+    with torch.no_grad():
+        fused(case.inputs(1))
+    print(inception_fused.explain(fused))
 
 
 @commands.command()
 def backends() -> None:
     """List the back ends, and what is in the way of those that cannot run here."""
-    from .backends import describe
+    import inception_fused
 
-    print(describe())
-
-
-def _model(name: str) -> nn.Module:
-    with _extra("bench"):
-        from .bench.cases import find
-    model: nn.Module = find(name).build()
-    return model
+    for name, state in inception_fused.backends().items():
+        print(f"{name}: {state}")
 
 
 class _extra:

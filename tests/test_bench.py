@@ -229,14 +229,28 @@ class TestJob:
     def test_a_wrong_fused_model_is_not_timed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float, status: str
     ) -> None:
-        def off(model: nn.Module) -> Callable[[Tensor], Tensor]:
-            return lambda x: model(x) + wrong * model(x).abs().max()
+        real = inception_fused.fuse
 
-        monkeypatch.setattr(inception_fused, "fuse", off, raising=False)
+        def off(model: nn.Module) -> nn.Module:
+            real(model).register_forward_hook(lambda _, __, y: y + wrong * y.abs().max())
+            return model
+
+        monkeypatch.setattr(inception_fused, "fuse", off)
         found = go(quick("fused", "eager"), tmp_path)
         fused, stock = found.cases[0].measurements
         assert (fused.status, fused.rounds, fused.latency) == (status, [], None)
         assert stock.status == results.OK
+        assert not job.agreed(found)
+
+    def test_a_model_that_is_not_fused_fails(self, tmp_path: Path) -> None:
+        plain = cases.Case("conv", "conv", lambda: nn.Conv2d(8, 8, 3).eval(), tiny_case().inputs)
+        with pytest.warns(UserWarning, match="found no Inception module"):
+            found = job.run([plain], quick("fused", "eager"), tmp_path, Console(quiet=True))
+        fused = found.cases[0].measurements[0]
+        assert (fused.status, fused.detail) == (
+            "failed",
+            "ValueError: no Inception module was found in the model",
+        )
         assert not job.agreed(found)
 
     def test_a_broken_or_absent_peer_stops_nothing(

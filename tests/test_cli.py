@@ -140,6 +140,14 @@ def test_bench_from_start_to_report(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "own:small, batch 2" in page.read_text()
 
 
+def test_explain_and_backends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    assert run("explain", f"{tmp_path}/own.py:small") == 0
+    assert re.search(r"\(Inception\): fused, (cpu|reference)", capsys.readouterr().out)
+    assert run("backends") == 0
+    assert "reference: available" in capsys.readouterr().out.splitlines()
+
+
 def test_the_readme_is_written_between_its_markers(tmp_path: Path, sample: Results) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
