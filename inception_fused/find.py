@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +104,10 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, value in module.__dict__.items():
         if name.startswith("_"):
             continue
-        items = value.items() if isinstance(value, dict) else ((None, value),)
-        if isinstance(value, (list, tuple)):
+        items: Iterable[tuple[Any, Any]] = ((None, value),)
+        if isinstance(value, dict):
+            items = value.items()
+        elif isinstance(value, (list, tuple)):
             items = enumerate(value)
         for key, item in items:
             if isinstance(item, nn.Module):
@@ -120,7 +122,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
 
 
 def _lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+    return nn.parameter.is_lazy(tensor)
 
 
 def _convolution_count(module: nn.Module) -> int:
@@ -168,7 +170,8 @@ def _probe(module: nn.Module, shape: Any) -> tuple[Match | None, bool]:
             failure = failure or error
     if first is None:
         assert failure is not None
-        raise Refused(str(failure), None if not _mentions_cat(module) else "traced")
+        close = _mentions_cat(module) or "values of a tensor" in str(failure)
+        raise Refused(str(failure), "a near miss" if close else None)
     if not first.cats:
         return None, False
     matched = match(first)
@@ -211,7 +214,7 @@ def parameters_of(source: Source) -> tuple[Tensor, Tensor | None, weights.Norm |
         var,
         n.gamma.tensor() if n.gamma else None,
         n.beta.tensor() if n.beta else None,
-        n.eps if n.eps_owner is None else float(n.eps_owner.eps),
+        n.eps if n.eps_owner is None else float(n.eps_owner.__dict__["eps"]),
     )
     return weight, bias, norm
 

@@ -270,7 +270,7 @@ def _norm(value: Value) -> NormSource:
             raise Refused("a tensor of a batch norm is computed, not a parameter")
     eps = float(rest[-1])
     owner = mean.place.owner
-    live = getattr(owner, "eps", None) == eps
+    live = owner.__dict__.get("eps") == eps
     return NormSource(
         mean.place,
         var.place,
@@ -281,6 +281,11 @@ def _norm(value: Value) -> NormSource:
     )
 
 
+def _with_defaults(args: list[Any], defaults: tuple[Any, ...]) -> list[Any]:
+    """ATen drops trailing arguments that have their default."""
+    return [*args, *defaults[len(args) :]]
+
+
 def _pool(value: Value) -> Stage:
     args = list(value.args[1:])
     kernel = _pair(args[0])
@@ -288,13 +293,13 @@ def _pool(value: Value) -> Stage:
     padding = _pair(args[2]) if len(args) > 2 else (0, 0)
     average = value.op == "avg_pool2d"
     if average:
-        ceil, with_pad, divisor = (*args[3:], *(False, True, None)[max(len(args) - 3, 0) :])
+        ceil, with_pad, divisor = _with_defaults(args[3:], (False, True, None))
         if divisor is not None:
             raise Refused(f"an average pool has divisor_override={divisor}")
         if not with_pad and padding != (0, 0):
             raise Refused("an average pool has count_include_pad=False")
     else:
-        dilation, ceil = (*args[3:], *((1, 1), False)[max(len(args) - 3, 0) :])
+        dilation, ceil = _with_defaults(args[3:], ((1, 1), False))
         if any(d != 1 for d in _pair(dilation)):
             raise Refused(f"a max pool has dilation {tuple(dilation)}")
         if value.index != 0:

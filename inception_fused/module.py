@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import backends, ops
+from . import ops
+from .backends import Backend, choose
 from .find import FUSION, examine, fold_all
 from .match import Match, Source
 from .models import Branches
@@ -54,7 +55,7 @@ class _Watch:
         self._eps_dicts = [n.eps_owner.__dict__ for n in norms if n.eps_owner]
         self._eps = [n.eps for n in norms]
         held = [p for s in sources for p in s.places()]
-        self._spots = [
+        self._spots: list[tuple[dict[str, Any], str]] = [
             (p.owner._parameters if p.name in p.owner._parameters else p.owner._buffers, p.name)
             for p in held
         ]
@@ -139,7 +140,7 @@ class Fusion:
         """Forgets the packed weights and everything seen; the next call looks again."""
         self._watch: _Watch | None = None
         self._packs: dict[str, list[Tensor]] = {}
-        self._choices: dict[Any, tuple[backends.Backend | None, str]] = {}
+        self._choices: dict[Any, tuple[Backend | None, str]] = {}
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """The module's output; None if the original must run, then :attr:`reason` says why."""
@@ -179,11 +180,12 @@ class Fusion:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return self._run(backend, x, reason, watch.tensors)
 
-    def _original(self, reason: str) -> None:
+    def _original(self, reason: str) -> Tensor | None:
         self.taken, self.reason = "original", reason
         self.drop()
+        return None
 
-    def _choose(self, x: Tensor, autocast: bool) -> tuple[backends.Backend | None, str]:
+    def _choose(self, x: Tensor, autocast: bool) -> tuple[Backend | None, str]:
         """The back end for such an x, or None, and why not the original or one before it."""
         weight = self.sources[0].weight.tensor()
         assert weight is not None
@@ -199,7 +201,7 @@ class Fusion:
             return None, f"the input is {x.dtype}, the parameters are {weight.dtype}"
         try:
             self.plan.sizes(x.shape[2], x.shape[3])
-            choice = backends.choose(self.plan, x, self.wanted)
+            choice = choose(self.plan, x, self.wanted)
         except ValueError as error:
             return None, str(error)
         reason = "; ".join(f"{name}: {why}" for name, why in choice.refused)
@@ -207,9 +209,7 @@ class Fusion:
             return None, reason or "the reference back end is not faster than the original"
         return choice.backend, reason
 
-    def _run(
-        self, backend: backends.Backend, x: Tensor, reason: str, tensors: Sequence[Tensor]
-    ) -> Tensor:
+    def _run(self, backend: Backend, x: Tensor, reason: str, tensors: Sequence[Tensor]) -> Tensor:
         self.taken, self.reason = backend.name, reason
         key = f"{backend.name} {x.dtype}"
         packed = self._packs.get(key)
@@ -242,7 +242,9 @@ class Fusion:
         if autocast:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         weights, biases = self._folded(x.dtype)
-        packed = backend.pack(self.plan, weights, biases)
+        packed = backend.pack(
+            self.plan, [w.detach() for w in weights], [b.detach() for b in biases]
+        )
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights, *biases)):
             return ops.differentiable(backend.run, self.plan, x, packed, weights, biases)
         result: Tensor = backend.run(self.plan, x, packed)
@@ -322,23 +324,26 @@ class FusedInception(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> FusedInception:
         FusedInception.refresh(self)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _replicate_for_data_parallel(self) -> nn.Module:
-        replica = super()._replicate_for_data_parallel()
+        replica: nn.Module = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
         replica.__dict__.pop(FUSION, None)  # its places are those of the first device
         return replica
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FusedInception:
-        make, args, state, *_ = super().__reduce_ex__(4)
-        new: FusedInception = make(*args)
+        reduced: Any = super().__reduce_ex__(4)
+        make, args, state, *_ = reduced
+        new: Any = make(*args)
         memo[id(self)] = new
         new.__setstate__(copy.deepcopy(state, memo))
+        assert isinstance(new, FusedInception)
         return new
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        make, args, state, *rest = super().__reduce_ex__(protocol)
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, args, state, *rest = reduced
         base = original_class(self)
         args = tuple(base if a is type(self) else a for a in args)
         if isinstance(state, dict):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 
 class Refused(Exception):
@@ -90,11 +91,11 @@ def places(modules: list[nn.Module]) -> dict[int, Place]:
     return found
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operator that runs while it is active, composite ones decomposed."""
 
     def __init__(self, known: Mapping[int, Place]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.cats: list[Value] = []
         self.refused: str | None = None
         self._places = known
@@ -117,7 +118,7 @@ class Recorder(TorchDispatchMode):
 
     def describe(self, result: Any) -> Any:
         """The result of a forward with every tensor replaced by its value."""
-        return torch.utils._pytree.tree_map_only(Tensor, self.value, result)
+        return tree_map_only(Tensor, self.value, result)
 
     def _enter(self, tensor: Tensor, value: Value) -> Value:
         if id(tensor) not in self._values:
@@ -248,7 +249,8 @@ def trace(
     """
     modules = all_modules(module)
     known = places(modules)
-    like = next((p.tensor() for p in known.values() if p.tensor().is_floating_point()), None)
+    held = (p.tensor() for p in known.values())
+    like = next((t for t in held if t is not None and t.is_floating_point()), None)
     if like is None:
         raise Refused("it has no parameters")
     state = _State(modules)

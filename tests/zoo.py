@@ -1,0 +1,296 @@
+"""Small models in the many styles in which people write Inception modules.
+
+:data:`FUSED` must be fused with equal numbers; :data:`REFUSED` must be left alone, with a reason
+that contains the text given. Every entry takes (N, 16, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+C = 16
+
+
+class Conv(nn.Module):
+    """Convolution, norm and activation in any order; ``None`` leaves one out."""
+
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        kernel: int = 1,
+        order: str = "cna",
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        act: Callable[[], nn.Module] = nn.ReLU,
+        **conv: object,
+    ) -> None:
+        super().__init__()
+        conv = {"padding": kernel // 2, "bias": False} | conv
+        channels = cout if order.index("c") < order.find("n") or "n" not in order else cin
+        made = {
+            "c": lambda: nn.Conv2d(cin, cout, kernel, **conv),
+            "n": lambda: norm(channels),
+            "a": act,
+        }
+        self.layers = nn.Sequential(*(made[letter]() for letter in order))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Block(nn.Module):
+    """Four branches of ``unit``; ``behind`` gets the concatenation."""
+
+    def __init__(
+        self,
+        unit: Callable[..., nn.Module] = Conv,
+        pool: nn.Module | None = None,
+        third: Callable[[], nn.Module] | None = None,
+        behind: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.one = unit(C, 8)
+        self.two = nn.Sequential(unit(C, 8), unit(8, 16, 3))
+        self.three = third() if third else nn.Sequential(unit(C, 8), unit(8, 8, 5))
+        self.four = nn.Sequential(pool or nn.MaxPool2d(3, 1, 1), unit(C, 8))
+        self.behind = behind or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(torch.cat([self.one(x), self.two(x), self.three(x), self.four(x)], 1))
+
+
+def unit(**fixed: object) -> Callable[..., nn.Module]:
+    def make(cin: int, cout: int, kernel: int = 1) -> nn.Module:
+        return Conv(cin, cout, kernel, **fixed)
+
+    return make
+
+
+class Written(Block):
+    """A block whose forward is the function given."""
+
+    def __init__(self, function: Callable[[Block, Tensor], object], **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.function = function
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(self, x)
+
+
+class SameConv(nn.Conv2d):
+    """Pads by itself, as ports from TensorFlow do."""
+
+    def __init__(self, cin: int, cout: int, kernel: int = 1, odd: bool = False) -> None:
+        super().__init__(cin, cout, kernel)
+        self.odd = odd
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.kernel_size[0] // 2
+        return super().forward(F.pad(x, (p - self.odd, p + self.odd, p - self.odd, p + self.odd)))
+
+
+class Listed(nn.Module):
+    """Branches in a plain Python list, which PyTorch does not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = [Conv(C, 8), nn.Sequential(Conv(C, 8), Conv(8, 8, 3))]
+        for branch in self.branches:
+            _random(branch)  # neither eval() of the model nor its modules() reach them
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([b(x) for b in self.branches], 1)
+
+
+def _branches(m: Block, x: Tensor) -> list[Tensor]:
+    return [m.one(x), m.two(x), m.three(x), m.four(x)]
+
+
+def _random(module: nn.Module) -> nn.Module:
+    """Norms with statistics and weights of both signs, so that a wrong fold shows."""
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d) and m.track_running_stats:
+            nn.init.uniform_(m.running_mean, -1, 1)
+            nn.init.uniform_(m.running_var, 0.5, 2)
+            if m.affine:
+                nn.init.uniform_(m.weight, -2, 2)
+                nn.init.uniform_(m.bias, -1, 1)
+    return module.eval()
+
+
+def _hooked() -> nn.Module:
+    block = Block()
+    block.two[0].register_forward_hook(lambda *_: None)
+    return block
+
+
+def _normed() -> nn.Module:
+    block = Block()
+    torch.nn.utils.parametrizations.weight_norm(block.one.layers[0])
+    return block
+
+
+def _one_norm_missing() -> nn.Module:
+    block = Block()
+    block.two[1].layers[1] = nn.Identity()
+    return block
+
+
+def _two_names() -> nn.Module:
+    block = Block()
+    block.again = block.one
+    return block
+
+
+class _Scaled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0.5
+
+
+class _Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Conv2d(40, 40, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.fc(x.mean((2, 3), keepdim=True)))
+
+
+_RELU = nn.ReLU(inplace=True)
+
+FUSED: dict[str, Callable[[], nn.Module]] = {
+    "conv, norm, ReLU": Block,
+    "conv with bias and ReLU": lambda: Block(unit(order="ca", bias=True)),
+    "conv with bias, norm, ReLU": lambda: Block(unit(bias=True)),
+    "no activation anywhere": lambda: Block(unit(order="cn")),
+    "one norm missing": _one_norm_missing,
+    "ReLU once after the cat": lambda: Block(unit(order="cn"), behind=nn.ReLU()),
+    "functional ReLU, in place": lambda: Block(unit(order="cna", act=lambda: nn.ReLU(True))),
+    "one ReLU object for all": lambda: Block(unit(act=lambda: _RELU)),
+    "clamp(min=0) for ReLU": lambda: Written(
+        lambda m, x: torch.cat([b.clamp(min=0) for b in _branches(m, x)], 1),
+        unit=unit(order="cn"),
+    ),
+    "third branch one 3x3": lambda: Block(third=lambda: nn.Sequential(Conv(C, 8), Conv(8, 8, 3))),
+    "third branch two stacked 3x3 of unequal width": lambda: Block(
+        third=lambda: nn.Sequential(Conv(C, 5), Conv(5, 7, 3), Conv(7, 9, 3))
+    ),
+    "1x7 then 7x1": lambda: Block(
+        third=lambda: nn.Sequential(
+            nn.Conv2d(C, 8, (1, 7), padding=(0, 3)), nn.Conv2d(8, 8, (7, 1), padding=(3, 0))
+        )
+    ),
+    "eps 1e-3": lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, eps=1e-3))),
+    "eps 32": lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, eps=32))),
+    "norm without affine": lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, affine=False))),
+    "average pool": lambda: Block(pool=nn.AvgPool2d(3, 1, 1)),
+    "pool with ceil_mode at stride 1": lambda: Block(pool=nn.MaxPool2d(3, 1, 1, ceil_mode=True)),
+    "pool, then 3x3": lambda: Block(
+        third=lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), Conv(C, 8, 3))
+    ),
+    "cat in another order": lambda: Written(
+        lambda m, x: torch.cat(_branches(m, x)[::-1], 1), unit=Conv
+    ),
+    "torch.concat, dim=-3": lambda: Written(lambda m, x: torch.concat(_branches(m, x), dim=-3)),
+    "nested cats": lambda: Written(
+        lambda m, x: torch.cat([torch.cat([m.one(x), m.two(x)], 1), m.three(x), m.four(x)], 1)
+    ),
+    "cat through FloatFunctional": lambda: Written(
+        lambda m, x: torch.ao.nn.quantized.FloatFunctional().cat(_branches(m, x), 1)
+    ),
+    "branches in a plain list": Listed,
+    "one module under two names": _two_names,
+    "a branch that is not used": lambda: Written(
+        lambda m, x: torch.cat([m.one(x), m.two(x), m.four(x)], 1)
+    ),
+    "conv that pads itself": lambda: Block(unit=SameConv),
+    "padding='same'": lambda: Block(unit(padding="same")),
+    "pruned, odd widths": lambda: Block(
+        third=lambda: nn.Sequential(Conv(C, 3), Conv(3, 5, 5), Conv(5, 1))
+    ),
+}
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "LeakyReLU": (lambda: Block(unit(act=lambda: nn.LeakyReLU(0.1))), "LeakyReLU"),
+    "ReLU6": (lambda: Block(unit(act=nn.ReLU6)), "ReLU6"),
+    "GELU": (lambda: Block(unit(act=nn.GELU)), "GELU"),
+    "Tanh": (lambda: Block(unit(act=nn.Tanh)), "Tanh"),
+    "SiLU": (lambda: Block(unit(act=nn.SiLU)), "SiLU"),
+    "conv, ReLU, norm": (lambda: Block(unit(order="can")), "a batch norm after aten.relu"),
+    "norm, ReLU, conv": (lambda: Block(unit(order="nac")), "before any convolution"),
+    "GroupNorm": (lambda: Block(unit(norm=lambda c: nn.GroupNorm(1, c))), "native_group_norm"),
+    "norm without running statistics": (
+        lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, track_running_stats=False))),
+        "statistics of the batch",
+    ),
+    "average pool, count_include_pad=False": (
+        lambda: Block(pool=nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
+        "count_include_pad",
+    ),
+    "grouped": (lambda: Block(unit(groups=2)), "groups"),
+    "dilated": (
+        lambda: Block(third=lambda: Conv(C, 8, 3, padding=2, dilation=2)),
+        "dilation",
+    ),
+    "reflect padding": (lambda: Block(unit(padding_mode="reflect")), "reflection_pad2d"),
+    "asymmetric padding": (
+        lambda: Block(third=lambda: nn.Sequential(SameConv(C, 8, 3, odd=True))),
+        "symmetric zero padding",
+    ),
+    "residual add behind the cat": (
+        lambda: Written(lambda m, x: torch.cat(_branches(m, x), 1) + 1),
+        "aten.add",
+    ),
+    "scale behind the cat": (lambda: Block(behind=_Scaled()), "aten.mul"),
+    "squeeze and excitation": (lambda: Block(behind=_Gate()), "aten.mul"),
+    "cat along the height": (
+        lambda: Written(lambda m, x: torch.cat([m.one(x), m.one(x)], 2)),
+        "dimension 2",
+    ),
+    "hook on an inner layer": (_hooked, "hooks"),
+    "weight_norm": (_normed, "computed"),
+    "lazy layers": (
+        lambda: Block(third=lambda: nn.LazyConv2d(8, 3, padding=1)),
+        "not initialised",
+    ),
+    "writes to its input": (
+        lambda: Written(lambda m, x: torch.cat(_branches(m, F.relu_(x)), 1)),
+        "writes to the module's input",
+    ),
+    "depends on the size": (
+        lambda: Written(lambda m, x: torch.cat(_branches(m, x)[: 4 if x.shape[2] > 10 else 3], 1)),
+        "depends on the size",
+    ),
+    "depends on values": (
+        lambda: Written(lambda m, x: torch.cat(_branches(m, x), 1) if x.sum() > 0 else x),
+        "depends on the values",
+    ),
+    "stores state": (
+        lambda: Written(lambda m, x: setattr(m, "last", x) or torch.cat(_branches(m, x), 1)),
+        "stores state",
+    ),
+    "returns a tuple": (
+        lambda: Written(lambda m, x: (torch.cat(_branches(m, x), 1),)),
+        "does not return one tensor",
+    ),
+    "branches share a convolution": (
+        lambda: Written(lambda m, x: torch.cat([m.two[1](y := m.two[0](x)), y, m.one(x)], 1)),
+        "share a convolution",
+    ),
+    "computed weights": (
+        lambda: Written(
+            lambda m, x: torch.cat([m.two(x), F.conv2d(x, m.one.layers[0].weight * 2)], 1)
+        ),
+        "computed",
+    ),
+}
+
+
+def make(name: str) -> nn.Module:
+    """The named model in eval mode, with norms that are not the identity."""
+    torch.manual_seed(0)
+    return _random(FUSED[name]() if name in FUSED else REFUSED[name][0]())
