@@ -1,8 +1,7 @@
-"""Builds the native libraries; everything declarative is in pyproject.toml.
+"""Builds the native library; everything declarative is in pyproject.toml.
 
-Environment: FORCE_CUDA=1 builds the CUDA library without being asked twice, TORCH_CUDA_ARCH_LIST,
-MAX_JOBS and CUDA_HOME mean what they mean for every PyTorch extension. INCEPTION_FUSED_PURE=1 builds
-no native code at all.
+MAX_JOBS means what it means for every PyTorch extension. INCEPTION_FUSED_PURE=1 builds no native
+code: the package then runs its reference back end.
 """
 
 import os

@@ -9,7 +9,7 @@ STABLE_TORCH_LIBRARY(inception_fused, m) {
   // The whole module: (batch, channels, height, width) in, the plan's output channels out.
   m.def("run(Tensor x, Tensor pack, int[] plan) -> Tensor");
   // The same into `out`, which may be a channel range of a larger tensor.
-  m.def("run.out(Tensor x, Tensor pack, int[] plan, *, Tensor(a!) out) -> Tensor(a!)");
+  m.def("run.out(Tensor x, Tensor pack, int[] plan, *, Tensor(a!) out) -> ()");
   // Width of the CPU kernels of this process: floats per vector.
   m.def("cpu_lanes() -> int");
   // Multiply-adds in registers on every thread; returns the floating-point operations done.

@@ -100,7 +100,7 @@ Tensor run_cpu(Tensor x, Tensor pack, std::vector<int64_t> code) {
   return out;
 }
 
-Tensor run_out_cpu(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
+void run_out_cpu(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
   const Plan plan = decode(code);
   check_run(plan, x, pack);
   require(out.is_cpu(), "out must be on the CPU, as x is");
@@ -112,7 +112,6 @@ Tensor run_out_cpu(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out)
     run_into(plan, x, pack, dense);
     torch::stable::copy_(out, dense);
   }
-  return out;
 }
 
 int64_t cpu_lanes() {

@@ -160,14 +160,13 @@ Tensor run_cuda(Tensor x, Tensor pack, std::vector<int64_t> code) {
   return out;
 }
 
-Tensor run_out_cuda(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
+void run_out_cuda(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
   const Plan plan = decode(code);
   const cuda::Math math = check_run(plan, x, pack);
   same_device("out", out, x);
   check_out(plan, x, out);
   const DeviceGuard guard(x.get_device_index());
   run_into(plan, math, x, pack, out);
-  return out;
 }
 
 bool cuda_tf32(bool allow) { return std::exchange(allow_tf32, allow); }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -13,18 +12,13 @@ from . import ops, reference
 from .plan import Plan
 
 
-@lru_cache(maxsize=1024)
-def _code(plan: Plan) -> list[int]:
-    return plan.encode()
-
-
 @dataclass(frozen=True)
 class Backend:
     """What runs a plan.
 
     ``unavailable()`` says why this machine cannot use it, ``why_not(plan, x)`` why these arguments
-    cannot; None means that they can. ``pack(plan, weights, biases)`` prepares the weights (by weight
-    index, OIHW and (O,)) once; ``run(plan, x, packed)`` computes the output.
+    cannot; None means that they can. ``pack(plan, weights, biases)`` prepares the weights (by
+    weight index, OIHW and (O,)) once; ``run(plan, x, packed)`` computes the output.
     """
 
     name: str
@@ -62,9 +56,9 @@ TABLE: tuple[Backend, ...] = (
         lambda: ops.NOT_LOADED,
         _cpu_why_not,
         lambda plan, weights, biases: [
-            torch.ops.inception_fused.pack(list(weights), list(biases), _code(plan))
+            torch.ops.inception_fused.pack(list(weights), list(biases), plan.code)
         ],
-        lambda plan, x, packed: torch.ops.inception_fused.run(x, packed[0], _code(plan)),
+        lambda plan, x, packed: torch.ops.inception_fused.run(x, packed[0], plan.code),
     ),
     Backend(
         "reference",

@@ -8,7 +8,7 @@ boundary; ``csrc/plan.h`` is the C++ mirror.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 from .spec import Activation, Convolution, Kind, Spec, Stage, Window
@@ -70,12 +70,19 @@ class Step:
         return sum(d.slice.channels for d in self.dst)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
-    """``buffers[i]`` is the number of channels of buffer i; steps are sorted by wave."""
+    """``buffers[i]`` is the number of channels of buffer i; steps are sorted by wave.
+
+    ``code`` is :meth:`encode` as a tuple, worked out once, for the operator's calls.
+    """
 
     buffers: tuple[int, ...]
     steps: tuple[Step, ...]
+    code: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", tuple(self.encode()))
 
     @property
     def in_channels(self) -> int:

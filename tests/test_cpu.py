@@ -75,7 +75,8 @@ def test_paper_modules_random_inputs(name, batch, fmt):
     ours = CPU.run(plan, x, CPU.pack(plan, weights, biases))
     scale = exact.abs().max()
     error = (ours - exact).abs().max() / scale
-    assert error <= 2 * (stock - exact).abs().max() / scale + 1e-7
+    eps = 8 * torch.finfo(torch.float32).eps  # stock may sum in blocks, which rounds less
+    assert error <= 2 * (stock - exact).abs().max() / scale + eps
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -149,7 +150,7 @@ def test_out_is_written_whole_and_nothing_else(name, channels_last):
     if channels_last:
         large = large.to(memory_format=torch.channels_last)
     out = large.narrow(1, 5, spec.out_channels)
-    assert OP.run.out(x, pack, plan.encode(), out=out).data_ptr() == out.data_ptr()
+    OP.run.out(x, pack, plan.code, out=out)
     torch.testing.assert_close(out, expected, rtol=0, atol=0)
     assert large.narrow(1, 0, 5).isnan().all()
     assert large.narrow(1, 5 + spec.out_channels, 3).isnan().all()
@@ -168,7 +169,7 @@ def test_strided_inputs_and_outputs():
         expected = reference.run(plan, view.contiguous(), weights, biases)
         torch.testing.assert_close(CPU.run(plan, view, [pack]), expected, rtol=1e-5, atol=1e-5)
         out = torch.full((*expected.shape[:3], 2 * expected.shape[3]), float("nan"))
-        OP.run.out(view, pack, plan.encode(), out=out[..., ::2])
+        OP.run.out(view, pack, plan.code, out=out[..., ::2])
         torch.testing.assert_close(out[..., ::2], expected, rtol=1e-5, atol=1e-5)
         assert out[..., 1::2].isnan().all()
 
@@ -212,7 +213,7 @@ def test_wrong_arguments_are_named():
         ),
     ]
     for call, message in cases:
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(ValueError, match=message):
             call()
     OP.run.out(both[:, :67], pack, code, out=both[:, 67:])  # one buffer, apart
 

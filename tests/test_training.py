@@ -1,0 +1,83 @@
+"""Gradients through the fused operator, and training that equals stock."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torchvision
+import zoo
+from torch import nn
+
+from inception_fused import explain, fuse
+
+
+@pytest.mark.parametrize("name", ["conv with bias and ReLU", "conv with bias, norm, ReLU"])
+def test_gradients_equal_stock(name: str) -> None:
+    stock = zoo.make(name)
+    fused = fuse(copy.deepcopy(stock))
+    x = torch.randn(2, zoo.C, 9, 7)
+    grads = []
+    for model in (stock, fused):
+        leaf = x.clone().requires_grad_()
+        model(leaf).square().mean().backward()
+        grads.append([leaf.grad, *(p.grad for p in model.parameters())])
+    assert explain(fused).lines[0].backend == "cpu"
+    for got, wanted in zip(grads[1], grads[0], strict=True):
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(got, wanted, rtol=0, atol=2e-5 * scale + 1e-7)
+
+
+def test_gradcheck() -> None:
+    model = zoo.make("conv with bias, norm, ReLU").double()
+    fuse(model, backend="reference")
+    x = torch.randn(1, zoo.C, 3, 4, dtype=torch.float64, requires_grad=True)
+    weight = model.two[1].layers[0].weight
+    assert torch.autograd.gradcheck(
+        lambda x, w: torch.func.functional_call(model, {"two.1.layers.0.weight": w}, (x,)),
+        (x, weight),
+        fast_mode=True,
+    )
+    assert explain(model).lines[0].backend == "reference"
+
+
+def test_frozen_parameters_get_no_gradient() -> None:
+    model = fuse(zoo.make("conv with bias, norm, ReLU"))
+    model.requires_grad_(False)
+    x = torch.randn(1, zoo.C, 5, 5, requires_grad=True)
+    assert not model(x.detach()).requires_grad
+    model.one.layers[0].weight.requires_grad_()
+    model(x).sum().backward()
+    assert x.grad is not None
+    assert [n for n, p in model.named_parameters() if p.grad is not None] == ["one.layers.0.weight"]
+
+
+def _losses(model: nn.Module, steps: int = 20) -> list[float]:
+    torch.manual_seed(1)
+    x, target = torch.randn(4, 3, 64, 64), torch.arange(4)
+    optimiser = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+    losses = []
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), target)
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["norms frozen", "batch statistics"])
+def test_twenty_steps_equal_stock(training: bool) -> None:
+    torch.manual_seed(0)
+    stock = torchvision.models.googlenet(
+        weights=None, init_weights=False, aux_logits=False, num_classes=10
+    )
+    stock.train(training)
+    stock.dropout.eval()
+    fused = fuse(copy.deepcopy(stock))
+    wanted, got = _losses(stock), _losses(fused)
+    assert wanted[-1] < wanted[0]
+    assert got == pytest.approx(wanted, rel=1e-4)
+    taken = {line.backend for line in explain(fused).lines}
+    assert taken == ({"original"} if training else {"cpu"})
