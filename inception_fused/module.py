@@ -7,6 +7,7 @@ hooks and ``isinstance`` stay as they were. Weights are read from where the orig
 from __future__ import annotations
 
 import copy
+import copyreg
 import operator
 import sys
 import weakref
@@ -346,6 +347,8 @@ class FusedInception(nn.Module):
         make, args, state, *rest = reduced
         base = original_class(self)
         args = tuple(base if a is type(self) else a for a in args)
+        if make.__name__ == "__newobj__":  # pickle insists on the class of the object for it
+            make, args = copyreg._reconstructor, (base, object, None)  # type: ignore[attr-defined]
         if isinstance(state, dict):
             state = {k: v for k, v in state.items() if k != FUSION}
         return (make, args, state, *rest)

@@ -70,7 +70,7 @@ def test_example_input_gives_the_same() -> None:
 
 
 def test_not_a_module() -> None:
-    with pytest.raises(TypeError, match="model must be an nn.Module, got int"):
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got int"):
         fuse(3)
 
 

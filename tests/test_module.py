@@ -331,7 +331,7 @@ for wrap in ("ddp", "fsdp2"):
             m(x).square().mean().backward()
             optimiser.step()
     close(models[1](x), models[0](x))
-    assert fused.__dict__["_inception_fused"].taken == "cpu", fused.__dict__["_inception_fused"].reason
+    assert explain(fused).lines[0].backend == "cpu", explain(fused)
 dist.destroy_process_group()
 """
 

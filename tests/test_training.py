@@ -34,8 +34,10 @@ def test_gradcheck() -> None:
     fuse(model, backend="reference")
     x = torch.randn(1, zoo.C, 3, 4, dtype=torch.float64, requires_grad=True)
     weight = model.two[1].layers[0].weight
+    name = "two.1.layers.0.weight"
+    # gradcheck writes to its inputs through .data, which no cache can see: w * 1 is always new.
     assert torch.autograd.gradcheck(
-        lambda x, w: torch.func.functional_call(model, {"two.1.layers.0.weight": w}, (x,)),
+        lambda x, w: torch.func.functional_call(model, {name: w * 1}, (x,)),
         (x, weight),
         fast_mode=True,
     )
@@ -53,9 +55,16 @@ def test_frozen_parameters_get_no_gradient() -> None:
     assert [n for n, p in model.named_parameters() if p.grad is not None] == ["one.layers.0.weight"]
 
 
+def _small() -> nn.Module:
+    """The first blocks of torchvision's GoogLeNet with a classifier behind them."""
+    net = torchvision.models.googlenet(weights=None, init_weights=False)
+    names = ("conv1", "maxpool1", "conv2", "conv3", "inception3a", "inception3b", "avgpool")
+    return nn.Sequential(*(getattr(net, n) for n in names), nn.Flatten(), nn.Linear(480, 10))
+
+
 def _losses(model: nn.Module, steps: int = 20) -> list[float]:
     torch.manual_seed(1)
-    x, target = torch.randn(4, 3, 64, 64), torch.arange(4)
+    x, target = torch.randn(4, 3, 32, 32), torch.arange(4)
     optimiser = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
     losses = []
     for _ in range(steps):
@@ -70,11 +79,8 @@ def _losses(model: nn.Module, steps: int = 20) -> list[float]:
 @pytest.mark.parametrize("training", [False, True], ids=["norms frozen", "batch statistics"])
 def test_twenty_steps_equal_stock(training: bool) -> None:
     torch.manual_seed(0)
-    stock = torchvision.models.googlenet(
-        weights=None, init_weights=False, aux_logits=False, num_classes=10
-    )
+    stock = _small()
     stock.train(training)
-    stock.dropout.eval()
     fused = fuse(copy.deepcopy(stock))
     wanted, got = _losses(stock), _losses(fused)
     assert wanted[-1] < wanted[0]
