@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import inspect
 import operator
 import sys
 import weakref
@@ -354,6 +355,10 @@ class FusedInception(nn.Module):
         return (make, args, state, *rest)
 
 
+def _forward(self: FusedInception, x: Any) -> Any:
+    return FusedInception.forward(self, x)
+
+
 _CLASSES: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
 
 
@@ -361,7 +366,11 @@ def fused_class(base: type) -> type:
     """The subclass of ``base`` that its fused instances have."""
     found = _CLASSES.get(base)
     if found is None:
-        names = {k: getattr(base, k) for k in ("__module__", "__qualname__", "__doc__")}
+        names: dict[str, Any] = {
+            k: getattr(base, k) for k in ("__module__", "__qualname__", "__doc__")
+        }
+        if [*inspect.signature(base.forward).parameters] == ["self", "x"]:
+            names["forward"] = _forward  # torch.export and torch.fx read the signature
         found = _CLASSES[base] = type(base.__name__, (FusedInception, base), names)
     return found
 

@@ -85,7 +85,7 @@ class _Differentiable(torch.autograd.Function):
         ctx.save_for_backward(x, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         half = len(tensors) // 2
         needs = ctx.needs_input_grad[3:]
@@ -112,7 +112,5 @@ def differentiable(
         x: (N, plan.in_channels, H, W).
         packed: the back end's pack of exactly these weights and biases.
     """
-    output: Tensor = _Differentiable.apply(  # type: ignore[no-untyped-call]
-        run, plan, packed, x, *weights, *biases
-    )
+    output: Tensor = _Differentiable.apply(run, plan, packed, x, *weights, *biases)
     return output

@@ -23,7 +23,7 @@ class Norm:
     eps: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.eps) and self.eps >= 0):
+        if not 0 <= self.eps < math.inf:  # compile may trace this with a symbolic eps
             raise ValueError(f"eps must be finite and at least 0, got {self.eps}")
 
 
