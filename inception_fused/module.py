@@ -362,7 +362,7 @@ def _forward(self: FusedInception, x: Any) -> Any:
 _CLASSES: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
 
 
-def fused_class(base: type) -> type:
+def fused_class(base: Any) -> type:
     """The subclass of ``base`` that its fused instances have."""
     found = _CLASSES.get(base)
     if found is None:
