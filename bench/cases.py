@@ -46,7 +46,7 @@ def find(name: str) -> Case:
     if name in GOOGLENET:
         return Case(name, f"module {name}", partial(_module, name), partial(_activations, name))
     if name == "torchvision":
-        return Case(name, NETWORKS[name], _torchvision, photographs)
+        return _torchvision()
     if name == "paper":
         return Case(name, NETWORKS[name], _paper, photographs)
     if ".py:" in name:
@@ -106,13 +106,17 @@ def _seeded(make: Callable[[], Any]) -> Any:
         return make()
 
 
-def _torchvision() -> nn.Module:
+def _torchvision() -> Case:
     try:
         from torchvision.models import googlenet
     except ImportError:
         raise ValueError("--model torchvision needs torchvision: pip install torchvision") from None
-    model = _seeded(lambda: googlenet(weights=None, aux_logits=False, init_weights=True))
-    return calibrate(model, photographs(8))
+
+    def build() -> nn.Module:
+        model = _seeded(lambda: googlenet(weights=None, aux_logits=False, init_weights=True))
+        return calibrate(model, photographs(8))
+
+    return Case("torchvision", NETWORKS["torchvision"], build, photographs)
 
 
 def _paper() -> nn.Module:

@@ -7,6 +7,7 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ PACKAGES = (
 _TELLING = ("sse4_2", "avx2", "fma", "f16c", "avx512", "avx_vnni", "amx", "asimd", "sve")
 
 
-def describe(threads: int) -> dict[str, object]:
+def describe(threads: int) -> dict[str, Any]:
     """Everything a reader needs to judge a figure; plain JSON values."""
     model, flags, megahertz = _cpu()
     return {
@@ -50,6 +51,14 @@ def describe(threads: int) -> dict[str, object]:
             if name.startswith(("OMP_", "KMP_", "MKL_", "INCEPTION_FUSED_", "ONEDNN_"))
         },
     }
+
+
+def doubts(environment: dict[str, Any]) -> list[str]:
+    """What speaks against figures taken now, for the reader."""
+    load, cpus = environment["load_average"], environment["usable_cpus"]
+    if load and cpus and load[0] > 0.5 * cpus:
+        return [f"other work was running: load average {load[0]:.1f} on {cpus} processors"]
+    return []
 
 
 def steal_ticks() -> tuple[int, int] | None:

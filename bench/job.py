@@ -108,7 +108,9 @@ def agreed(found: Results) -> bool:
 def _start(settings: Settings, path: Path, resume: bool) -> Results:
     if not resume:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return Results(now, environment.describe(settings.threads), settings.plain())
+        found = Results(now, environment.describe(settings.threads), settings.plain())
+        found.notes += environment.doubts(found.environment)
+        return found
     found = Results.load(path)
     if found.settings != settings.plain():
         keys = [k for k, v in settings.plain().items() if found.settings.get(k) != v]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inception_fused.bench import cases, engines, job, memory, peers, results, runner
+from inception_fused.bench import cases, engines, environment, job, memory, peers, results, runner
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -299,6 +299,14 @@ class TestJob:
         assert not found.interrupted
         assert [(c.batch, c.complete) for c in found.cases] == [(1, True), (2, True)]
         assert found.cases[0].measurements[0].rounds == first
+
+
+def test_a_busy_machine_is_noted() -> None:
+    busy = {"load_average": [3.1, 1.0, 0.0], "usable_cpus": 2}
+    assert environment.doubts(busy) == ["other work was running: load average 3.1 on 2 processors"]
+    assert environment.doubts({**busy, "usable_cpus": 8}) == []
+    assert environment.stolen((5, 100), (30, 200)) == 0.25
+    assert environment.stolen(None, (30, 200)) is None
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "ncnn"])
