@@ -64,7 +64,9 @@ def svg(figure: Figure) -> str:
         figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    return re.sub(r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"', r"\1\2", text, count=1)
+    widest = f'style="max-width:{110 * figure.get_figwidth():.0f}px"'
+    natural = r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"'
+    return re.sub(natural, rf"\1\2 {widest}", text, count=1)
 
 
 def latency(results: Results) -> Figure | None:
