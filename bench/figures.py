@@ -64,9 +64,10 @@ def svg(figure: Figure) -> str:
         figure.savefig(buffer, format="svg", transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    widest = f'style="max-width:{110 * figure.get_figwidth():.0f}px"'
-    natural = r'(<svg[^>]*?) height="[^"]*"([^>]*?) width="[^"]*"'
-    return re.sub(natural, rf"\1\2 {widest}", text, count=1)
+    widest = f'<svg style="max-width:{110 * figure.get_figwidth():.0f}px"'
+    head, rest = text.split(">", 1)
+    head = re.sub(r' (?:width|height)="[^"]*"', "", head).replace("<svg", widest, 1)
+    return f"{head}>{rest}"
 
 
 def latency(results: Results) -> Figure | None:

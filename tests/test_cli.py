@@ -187,7 +187,8 @@ def test_the_page_is_self_contained(sample: Results) -> None:
     page = report.page([sample])
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?!#)[^"'#]*//""", page.replace("xlink:", ""))
     assert not re.search(r"@import|url\((?!#)", page)
-    assert page.count("<svg") == 4
+    assert page.count('<svg style="max-width:') == 4
+    assert not re.search(r"<svg[^>]* (?:width|height)=", page)
     assert figures.INK not in page
     assert "not installed: &lt;ncnn&gt;" in page
     assert report.speedups(sample) == [(1, "eager NCHW", 1.0), (1, "fused", pytest.approx(4.0))]
