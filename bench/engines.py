@@ -49,6 +49,8 @@ def onnxruntime(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tenso
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Its threads spin for work within a call only; after it they would slow down who comes next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(
         program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

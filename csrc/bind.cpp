@@ -4,8 +4,9 @@
 
 STABLE_TORCH_LIBRARY(inception_fused, m) {
   // Weights by weight index, (out, in, height, width) and (out), as one tensor for `run` on the
-  // same device.
-  m.def("pack(Tensor[] weights, Tensor[] biases, int[] plan) -> Tensor");
+  // same device. `tuning` is a back end's choice per step; empty: its plainest. The CPU's is the
+  // edge of Winograd's output tile, 0 for direct convolution.
+  m.def("pack(Tensor[] weights, Tensor[] biases, int[] plan, int[] tuning=[]) -> Tensor");
   // The whole module: (batch, channels, height, width) in, the plan's output channels out.
   m.def("run(Tensor x, Tensor pack, int[] plan) -> Tensor");
   // The same into `out`, which may be a channel range of a larger tensor.

@@ -52,26 +52,30 @@ void for_threads(int threads, const std::function<void(int)>& body) {
   });
 }
 
-void run_into(const Plan& plan, const Tensor& x, const Tensor& pack, const Tensor& out) {
+void run_into(const Plan& plan, const cpu::PackLayout& layout, const Tensor& x, const Tensor& pack,
+              const Tensor& out) {
   const Tensor input = is_direct(x) ? x : torch::stable::contiguous(x);
-  cpu::run(plan, strided(input), strided(out), static_cast<const float*>(pack.const_data_ptr()),
-           cpu::kernels(), threads_for(plan, x), for_threads);
+  cpu::run(plan, layout, strided(input), strided(out),
+           static_cast<const float*>(pack.const_data_ptr()), cpu::kernels(), threads_for(plan, x),
+           for_threads);
 }
 
-void check_run(const Plan& plan, const Tensor& x, const Tensor& pack) {
+cpu::PackLayout check_run(const Plan& plan, const Tensor& x, const Tensor& pack) {
   check_input(plan, x);
   check_dtype("x", x, ScalarType::Float);
   require(pack.is_cpu(), "pack must be on the CPU, as x is");
   check_dtype("pack", pack, ScalarType::Float);
-  const int64_t size = cpu::pack_layout(plan).size;
-  require(pack.dim() == 1 && pack.numel() == size && pack.is_contiguous(),
-          "pack must be what inception_fused::pack gives for this plan, a contiguous tensor of " +
-              std::to_string(size) + " elements, got shape " + shape_of(pack));
+  require(
+      pack.dim() == 1 && pack.is_contiguous(),
+      "pack must be what inception_fused::pack gives, contiguous with one dimension, got shape " +
+          shape_of(pack));
+  return cpu::read_layout(plan, static_cast<const float*>(pack.const_data_ptr()), pack.numel());
 }
 
-Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases,
-                std::vector<int64_t> code) {
+Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
+                std::vector<int64_t> tuning) {
   const Plan plan = decode(code);
+  const cpu::PackLayout layout = cpu::pack_layout(plan, tuning);
   check_weights(plan, weights, biases);
   std::vector<const float*> weight_data, bias_data;
   for (std::vector<Tensor>* tensors : {&weights, &biases}) {
@@ -84,32 +88,32 @@ Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases,
       data.push_back(static_cast<const float*>(tensor.const_data_ptr()));
     }
   }
-  const std::array<int64_t, 1> size{cpu::pack_layout(plan).size};
+  const std::array<int64_t, 1> size{layout.size};
   const Tensor packed = torch::stable::empty(size, ScalarType::Float);
-  cpu::pack(plan, weight_data, bias_data, static_cast<float*>(packed.mutable_data_ptr()));
+  cpu::pack(plan, layout, weight_data, bias_data, static_cast<float*>(packed.mutable_data_ptr()));
   return packed;
 }
 
 Tensor run_cpu(Tensor x, Tensor pack, std::vector<int64_t> code) {
   const Plan plan = decode(code);
-  check_run(plan, x, pack);
+  const cpu::PackLayout layout = check_run(plan, x, pack);
   const Tensor out = torch::stable::empty(
       output_shape(plan, x), ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
       wants_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  run_into(plan, x, pack, out);
+  run_into(plan, layout, x, pack, out);
   return out;
 }
 
 void run_out_cpu(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
   const Plan plan = decode(code);
-  check_run(plan, x, pack);
+  const cpu::PackLayout layout = check_run(plan, x, pack);
   require(out.is_cpu(), "out must be on the CPU, as x is");
   check_out(plan, x, out);
   if (is_direct(out)) {
-    run_into(plan, x, pack, out);
+    run_into(plan, layout, x, pack, out);
   } else {
     const Tensor dense = torch::stable::empty(output_shape(plan, x), ScalarType::Float);
-    run_into(plan, x, pack, dense);
+    run_into(plan, layout, x, pack, dense);
     torch::stable::copy_(out, dense);
   }
 }

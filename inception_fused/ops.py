@@ -31,13 +31,14 @@ NOT_LOADED: str | None = _load()
 """Why ``_C`` is not there, or None if it is."""
 
 
-def cpu_pack_size(plan: Plan) -> int:
-    """Elements of a CPU pack: ``pack_layout(plan).size`` of ``csrc/cpu/pack.cpp``."""
-    total = 0
-    for step in plan.steps:
+def cpu_pack_size(plan: Plan, tuning: Sequence[int] = ()) -> int:
+    """Elements of a CPU pack: ``pack_layout(plan, tuning).size`` of ``csrc/cpu/pack.cpp``."""
+    total = -(-len(plan.steps) // _GROUP) * _GROUP
+    for step, tile in zip(plan.steps, tuning or [0] * len(plan.steps), strict=True):
         if not step.kind.is_pool:
             columns = sum(-(-d.slice.channels // _GROUP) * _GROUP for d in step.dst)
-            taps = step.window.kernel[0] * step.window.kernel[1]
+            height, width = step.window.kernel
+            taps = (tile + height - 1) ** 2 if tile else height * width
             total += columns * (1 + taps * step.src.channels)
     return total
 
@@ -57,8 +58,13 @@ def _register_fakes() -> None:
     def run_out(x: Tensor, pack: Tensor, plan: Sequence[int], *, out: Tensor) -> None:
         return None
 
-    def pack(weights: Sequence[Tensor], biases: Sequence[Tensor], plan: Sequence[int]) -> Tensor:
-        size = cpu_pack_size(Plan.decode([int(i) for i in plan]))
+    def pack(
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        plan: Sequence[int],
+        tuning: Sequence[int] = (),
+    ) -> Tensor:
+        size = cpu_pack_size(Plan.decode([int(i) for i in plan]), [int(i) for i in tuning])
         return weights[0].new_empty(size)
 
     torch.library.register_fake("inception_fused::run", run)

@@ -7,9 +7,6 @@
 
 namespace inception_fused::cpu {
 
-namespace {
-
-// Address of channel 0 of pixel (0, 0) of the program's first image.
 float* base_of(const Program& program, int64_t buffer, const Operands& operands) {
   const Place& place = program.places[buffer];
   if (place.scratch) return operands.scratch + place.offset;
@@ -17,27 +14,24 @@ float* base_of(const Program& program, int64_t buffer, const Operands& operands)
   return tensor.data + operands.first_image * place.image;
 }
 
-// Output pixels in order, across rows and images.
-struct Cursor {
-  Size size;
-  int64_t image, y, x;
-
-  Cursor(Size size_, int64_t pixel)
-      : size(size_),
-        image(pixel / (size_.height * size_.width)),
-        y(pixel / size_.width % size_.height),
-        x(pixel % size_.width) {}
-
-  void next() {
-    if (++x == size.width) {
-      x = 0;
-      if (++y == size.height) {
-        y = 0;
-        ++image;
-      }
+void find_columns(const Program& program, const Step& step, const StepInfo& info,
+                  const Panel& panel, const Operands& operands, const int64_t* const* rows,
+                  Column* columns) {
+  int group = 0;
+  for (const Destination& dst : step.dst) {
+    for (int64_t channel = 0; channel < dst.slice.channels; channel += kGroup, ++group) {
+      const int i = group - panel.first_group;
+      if (i < 0 || i >= panel.groups) continue;
+      const auto target = std::find(info.targets.begin(), info.targets.end(), dst.slice.buffer);
+      columns[i] = {base_of(program, dst.slice.buffer, operands) + dst.slice.offset + channel,
+                    rows[target - info.targets.begin()],
+                    static_cast<int>(std::min<int64_t>(kGroup, dst.slice.channels - channel)),
+                    dst.activation == Activation::RELU};
     }
   }
-};
+}
+
+namespace {
 
 // One output pixel of a pool: the taps inside the image, then the kernel. tap: room for all taps.
 void pool_pixel(const Kernels& kernels, Kind kind, const Window& window, const Place& place,
@@ -78,25 +72,6 @@ void run_pool(const Program& program, const Step& step, const Task& task,
 // Offsets of the pixels of a chunk in one of the buffers that a step writes.
 using Rows = std::array<int64_t, kMaxChunk>;
 
-// The columns of one panel: which part of which destination each group is.
-void find_columns(const Program& program, const Step& step, const StepInfo& info,
-                  const Panel& panel, const Operands& operands, const std::vector<Rows>& rows,
-                  Column* columns) {
-  int group = 0;
-  for (size_t d = 0; d < step.dst.size(); ++d) {
-    const Destination& dst = step.dst[d];
-    for (int64_t channel = 0; channel < dst.slice.channels; channel += kGroup, ++group) {
-      const int i = group - panel.first_group;
-      if (i < 0 || i >= panel.groups) continue;
-      const auto target = std::find(info.targets.begin(), info.targets.end(), dst.slice.buffer);
-      columns[i] = {base_of(program, dst.slice.buffer, operands) + dst.slice.offset + channel,
-                    rows[target - info.targets.begin()].data(),
-                    static_cast<int>(std::min<int64_t>(kGroup, dst.slice.channels - channel)),
-                    dst.activation == Activation::RELU};
-    }
-  }
-}
-
 void run_product(const Program& program, const Task& task, const Operands& operands) {
   const Step& step = program.plan.steps[task.step];
   const StepPack& pack = program.layout.steps[task.step];
@@ -111,6 +86,8 @@ void run_product(const Program& program, const Task& task, const Operands& opera
   const int tap_count = static_cast<int>(info.taps.size());
   std::vector<const float*> pool_tap(step.pre ? static_cast<size_t>(step.pre->window.taps()) : 0);
   std::vector<Rows> rows(info.targets.size());
+  std::vector<const int64_t*> first_rows;
+  for (const Rows& offsets : rows) first_rows.push_back(offsets.data());
 
   // Rows of A that stay in the second-level cache while all panels pass over them.
   constexpr int64_t kChunkBytes = 128 << 10;
@@ -127,7 +104,7 @@ void run_product(const Program& program, const Task& task, const Operands& opera
     Cursor at(size, first);
     for (int i = 0; i < count; ++i, at.next()) {
       if (step.pre) {
-        float* pooled = operands.pooled + i * depth;
+        float* pooled = operands.own + i * depth;
         pool_pixel(program.kernels, step.pre->kind, step.pre->window, from, src, depth, at,
                    pool_tap.data(), pooled);
         a[i] = pooled;
@@ -145,7 +122,7 @@ void run_product(const Program& program, const Task& task, const Operands& opera
       const int most = program.kernels.rows[panel.groups];
       const int tiles = (count + most - 1) / most;
       Column columns[kMaxGroups];
-      find_columns(program, step, info, panel, operands, rows, columns);
+      find_columns(program, step, info, panel, operands, first_rows.data(), columns);
       int done = 0;
       for (int t = 0; t < tiles; ++t) {
         const int height = (t + 1) * count / tiles - done;
@@ -197,18 +174,19 @@ void run_store(const Program& program, const Task& task, const Operands& operand
 // Zeros around images [first, last) of a buffer.
 void run_border(const Program& program, const Task& task, const Operands& operands) {
   const Place& place = program.places[task.buffer];
-  const int64_t side = place.border.width * place.pixel;
+  const int64_t left = place.before.width * place.pixel;
+  const int64_t right = place.after.width * place.pixel;
   const auto zero = [](float* p, int64_t count) { std::fill_n(p, count, 0.0f); };
   for (int64_t image = task.first; image < task.last; ++image) {
     float* top = base_of(program, task.buffer, operands) + image * place.image -
-                 place.border.height * place.row - side;
-    zero(top, place.border.height * place.row);
-    float* row = top + place.border.height * place.row;
+                 place.before.height * place.row - left;
+    zero(top, place.before.height * place.row);
+    float* row = top + place.before.height * place.row;
     for (int64_t y = 0; y < place.size.height; ++y, row += place.row) {
-      zero(row, side);
-      zero(row + place.row - side, side);
+      zero(row, left);
+      zero(row + place.row - right, right);
     }
-    zero(row, place.border.height * place.row);
+    zero(row, place.after.height * place.row);
   }
 }
 
@@ -225,6 +203,7 @@ void execute(const Program& program, const Task& task, const Operands& operands)
     case Task::Op::kStep: {
       const Step& step = program.plan.steps[task.step];
       if (is_pool(step.kind)) return run_pool(program, step, task, operands);
+      if (program.layout.steps[task.step].tile) return run_winograd(program, task, operands);
       return run_product(program, task, operands);
     }
   }

@@ -5,15 +5,58 @@
 
 namespace inception_fused::cpu {
 
-// The tensors and memory of one run of a program.
+// Which tiles a thread's own memory holds, transformed; step -1: none.
+struct Transformed {
+  int step = -1;
+  int64_t first = 0;
+  int64_t last = 0;
+  bool operator==(const Transformed&) const = default;
+};
+
+// The tensors and memory of one run of a program, for one thread.
 struct Operands {
   const Strided& x;
   const Strided& out;
   int64_t first_image;  // of the program's images, in x and out
   const float* pack;
   float* scratch;  // Program::scratch elements
-  float* pooled;   // Program::pooled elements, of this thread alone
+  float* own;      // Program::own.size() elements
+  Transformed* transformed;
 };
+
+// Address of channel 0 of pixel (0, 0) of the program's first image.
+float* base_of(const Program& program, int64_t buffer, const Operands& operands);
+
+// The columns of one panel: which part of which destination each group is. rows[t] are the offsets
+// of the rows in StepInfo::targets[t].
+void find_columns(const Program& program, const Step& step, const StepInfo& info,
+                  const Panel& panel, const Operands& operands, const int64_t* const* rows,
+                  Column* columns);
+
+// Output pixels, or tiles, in order, across rows and images.
+struct Cursor {
+  Size size;
+  int64_t image, y, x;
+
+  Cursor(Size size_, int64_t unit)
+      : size(size_),
+        image(unit / (size_.height * size_.width)),
+        y(unit / size_.width % size_.height),
+        x(unit % size_.width) {}
+
+  void next() {
+    if (++x == size.width) {
+      x = 0;
+      if (++y == size.height) {
+        y = 0;
+        ++image;
+      }
+    }
+  }
+};
+
+// A convolution's task, by Winograd's algorithm.
+void run_winograd(const Program& program, const Task& task, const Operands& operands);
 
 void execute(const Program& program, const Task& task, const Operands& operands);
 

@@ -15,17 +15,14 @@ inline constexpr int kRows[] = {0, 6, 6, 6};
 
 #include "gemm.inl"
 #include "pool.inl"
+#include "winograd.inl"
+
+#include "table.inl"
 
 }  // namespace avx2
 
 extern const Kernels kAvx2;
-const Kernels kAvx2 = {"avx2",
-                       {0, avx2::kRows[1], avx2::kRows[2], avx2::kRows[3]},
-                       avx2::gemm,
-                       avx2::max_pool,
-                       avx2::average_pool,
-                       avx2::transpose,
-                       avx2::spin};
+constinit const Kernels kAvx2 = avx2::table("avx2");
 
 }  // namespace inception_fused::cpu
 

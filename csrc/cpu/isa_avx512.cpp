@@ -16,17 +16,14 @@ inline constexpr int kRows[] = {0, 14, 14, 9};
 
 #include "gemm.inl"
 #include "pool.inl"
+#include "winograd.inl"
+
+#include "table.inl"
 
 }  // namespace avx512
 
 extern const Kernels kAvx512;
-const Kernels kAvx512 = {"avx512",
-                         {0, avx512::kRows[1], avx512::kRows[2], avx512::kRows[3]},
-                         avx512::gemm,
-                         avx512::max_pool,
-                         avx512::average_pool,
-                         avx512::transpose,
-                         avx512::spin};
+constinit const Kernels kAvx512 = avx512::table("avx512");
 
 }  // namespace inception_fused::cpu
 

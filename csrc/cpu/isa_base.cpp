@@ -9,16 +9,13 @@ inline constexpr int kRows[] = {0, 3, 3, 3};
 
 #include "gemm.inl"
 #include "pool.inl"
+#include "winograd.inl"
+
+#include "table.inl"
 
 }  // namespace base
 
 extern const Kernels kBase;
-const Kernels kBase = {"base",
-                       {0, base::kRows[1], base::kRows[2], base::kRows[3]},
-                       base::gemm,
-                       base::max_pool,
-                       base::average_pool,
-                       base::transpose,
-                       base::spin};
+constinit const Kernels kBase = base::table("base");
 
 }  // namespace inception_fused::cpu

@@ -35,6 +35,21 @@ struct Tile {
   int groups;  // 1 to kMaxGroups
 };
 
+// The transforms of one of Winograd's algorithms; winograd.h.
+struct Winograd {
+  int points;  // edge of the input tile, in pixels
+  // Input tile at src, all channels; v[p * plane + c] for each of the points^2 products p. Reads
+  // and writes whole vectors: up to 15 floats beyond the last channel.
+  void (*input)(const float* src, int64_t row, int64_t pixel, int64_t channels, float* v,
+                int64_t plane);
+  // Up to 16 columns of the products m[p * plane + c]: the first rows x columns pixels of the
+  // output tile at dst, with bias and, if asked for, ReLU. Writes the first `lanes` columns alone.
+  void (*output)(const float* m, int64_t plane, const float* bias, bool relu, float* dst,
+                 int64_t row, int64_t pixel, int rows, int columns, int lanes);
+};
+
+enum Algorithm { kF2x2_3x3, kF4x4_3x3, kF2x2_5x5, kAlgorithms };
+
 struct Kernels {
   std::string_view name;
   int rows[kMaxGroups + 1];  // the best number of rows of a tile, by its groups
@@ -46,6 +61,7 @@ struct Kernels {
   // dst[c * dst_stride + r] = src[r * src_stride + c] for r < rows, c < columns.
   void (*transpose)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst,
                     int64_t dst_stride);
+  Winograd winograd[kAlgorithms];
   // Multiply-adds in registers, nothing else: floating-point operations done, for the FMA peak.
   int64_t (*spin)(int64_t iterations);
 };

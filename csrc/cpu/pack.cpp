@@ -1,6 +1,11 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "winograd.h"
 
 namespace inception_fused::cpu {
 
@@ -8,13 +13,32 @@ namespace {
 
 int groups_of(int64_t channels) { return static_cast<int>((channels + kGroup - 1) / kGroup); }
 
+int64_t header_of(const Plan& plan) {
+  return int64_t{groups_of(static_cast<int64_t>(plan.steps.size()))} * kGroup;
+}
+
 }  // namespace
 
-PackLayout pack_layout(const Plan& plan) {
+PackLayout pack_layout(const Plan& plan, std::span<const int64_t> tiles) {
+  if (!tiles.empty() && tiles.size() != plan.steps.size()) {
+    throw std::invalid_argument("tuning must be empty or have one int per step, " +
+                                std::to_string(plan.steps.size()) + ", got " +
+                                std::to_string(tiles.size()));
+  }
   PackLayout layout;
-  for (const Step& step : plan.steps) {
+  layout.size = header_of(plan);
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    const Step& step = plan.steps[i];
     StepPack pack;
+    pack.tile = tiles.empty() ? 0 : tiles[i];
+    if (pack.tile != 0 && !has_winograd(step, pack.tile)) {
+      throw std::invalid_argument("tuning: step " + std::to_string(i) +
+                                  " cannot be computed in Winograd tiles of edge " +
+                                  std::to_string(pack.tile));
+    }
     if (!is_pool(step.kind)) {
+      const int64_t points = points_of(step, pack.tile);
+      pack.taps = pack.tile ? points * points : step.window.taps();
       for (const Destination& dst : step.dst) pack.groups += groups_of(dst.slice.channels);
       pack.bias = layout.size;
       layout.size += int64_t{pack.groups} * kGroup;
@@ -22,7 +46,7 @@ PackLayout pack_layout(const Plan& plan) {
         const int left = pack.groups - first;
         const int width = left == 1 || left == 3 ? left : 2;
         pack.panels.push_back({first, width, layout.size});
-        layout.size += step.window.taps() * step.src.channels * width * kGroup;
+        layout.size += pack.taps * step.src.channels * width * kGroup;
         first += width;
       }
     }
@@ -31,19 +55,40 @@ PackLayout pack_layout(const Plan& plan) {
   return layout;
 }
 
-void pack(const Plan& plan, std::span<const float* const> weights,
+PackLayout read_layout(const Plan& plan, const float* pack, int64_t size) {
+  constexpr auto kWrong = "pack must be what inception_fused::pack gives for this plan";
+  if (size < header_of(plan)) throw std::invalid_argument(kWrong);
+  std::vector<int64_t> tiles;
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    const float tile = pack[i];
+    if (tile != 0.0f && !(tile == 2.0f || tile == 4.0f)) throw std::invalid_argument(kWrong);
+    tiles.push_back(static_cast<int64_t>(tile));
+    if (tiles[i] != 0 && !has_winograd(plan.steps[i], tiles[i])) {
+      throw std::invalid_argument(kWrong);
+    }
+  }
+  PackLayout layout = pack_layout(plan, tiles);
+  if (layout.size != size) {
+    throw std::invalid_argument(std::string(kWrong) + ", a contiguous tensor of " +
+                                std::to_string(layout.size) + " elements, got " +
+                                std::to_string(size));
+  }
+  return layout;
+}
+
+void pack(const Plan& plan, const PackLayout& layout, std::span<const float* const> weights,
           std::span<const float* const> biases, float* dst) {
-  const PackLayout layout = pack_layout(plan);
   std::fill_n(dst, layout.size, 0.0f);
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
     const StepPack& pack = layout.steps[i];
+    dst[i] = static_cast<float>(pack.tile);
     if (pack.groups == 0) continue;
     const int64_t depth = step.src.channels;
-    const int64_t taps = step.window.taps();
+    std::optional<FilterTransform> transform;
+    if (pack.tile) transform.emplace(step.window.kernel.height, points_of(step, pack.tile));
     int first_group = 0;
     for (const Destination& d : step.dst) {
-      const float* weight = weights[d.weight];
       for (int64_t o = 0; o < d.slice.channels; ++o) {
         const int group = first_group + static_cast<int>(o / kGroup);
         const auto panel =
@@ -51,10 +96,13 @@ void pack(const Plan& plan, std::span<const float* const> weights,
                          [&](const Panel& p) { return group < p.first_group + p.groups; });
         const int64_t pitch = int64_t{panel->groups} * kGroup;
         const int64_t column = (group - panel->first_group) * kGroup + o % kGroup;
-        float* out = dst + panel->offset + column;
-        for (int64_t t = 0; t < taps; ++t) {
-          for (int64_t k = 0; k < depth; ++k) {
-            out[(t * depth + k) * pitch] = weight[(o * depth + k) * taps + t];
+        for (int64_t k = 0; k < depth; ++k) {
+          const float* weight = weights[d.weight] + (o * depth + k) * step.window.taps();
+          float* out = dst + panel->offset + k * pitch + column;
+          if (transform) {
+            (*transform)(weight, out, depth* pitch);
+          } else {
+            for (int64_t t = 0; t < pack.taps; ++t) out[t * depth * pitch] = weight[t];
           }
         }
         dst[pack.bias + int64_t{first_group} * kGroup + o] = biases[d.weight][o];

@@ -1,10 +1,12 @@
 // Weights as the kernels read them: per step, the columns of all its convolutions side by side,
 // each convolution padded with zeros to whole groups of 16, cut into panels of one to three groups.
 //
+//   pack:  per step the edge of Winograd's output tile, 0 for direct; zeros up to a multiple of 16;
+//          the steps
 //   step:  bias[16 * groups], then per panel [tap][depth][16 * panel groups]
 //
-// The layout does not depend on the instruction set, so a pack made on one machine serves on
-// another.
+// With Winograd the taps are the products of one tile (winograd.h). The layout does not depend on
+// the instruction set, so a pack made on one machine serves on another.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +25,8 @@ struct Panel {
 };
 
 struct StepPack {
+  int64_t tile = 0;           // edge of Winograd's output tile; 0: direct
+  int64_t taps = 0;           // products per depth and column
   int groups = 0;             // 0 for a pool
   int64_t bias = 0;           // offset in elements from the start of the pack
   std::vector<Panel> panels;  // in column order
@@ -33,11 +37,16 @@ struct PackLayout {
   int64_t size = 0;             // elements
 };
 
-PackLayout pack_layout(const Plan& plan);
+// tiles: per step the edge of Winograd's output tile, 0 for direct; empty for direct everywhere.
+// Throws std::invalid_argument if a step cannot be computed so.
+PackLayout pack_layout(const Plan& plan, std::span<const int64_t> tiles);
+
+// The layout of a pack of `size` elements. Throws std::invalid_argument if it is none of this plan.
+PackLayout read_layout(const Plan& plan, const float* pack, int64_t size);
 
 // weights[i]: (out, in, height, width) contiguous; biases[i]: (out). Writes all of dst[0,
 // layout.size).
-void pack(const Plan& plan, std::span<const float* const> weights,
+void pack(const Plan& plan, const PackLayout& layout, std::span<const float* const> weights,
           std::span<const float* const> biases, float* dst);
 
 }  // namespace inception_fused::cpu

@@ -29,7 +29,8 @@ struct Place {
   bool scratch = false;
   int64_t channels = 0;
   Size size;
-  Size border;
+  Size before;         // the border above and to the left
+  Size after;          // below and to the right
   int64_t offset = 0;  // of the first image's pixel (0, 0), in elements from the start of scratch
   int64_t image = 0;   // strides in elements
   int64_t row = 0;
@@ -41,8 +42,8 @@ struct Task {
   Op op;
   int step = 0;         // kStep
   int buffer = 0;       // kBorder
-  int64_t first = 0;    // kStep: output pixels [first, last) of all images;
-  int64_t last = 0;     // otherwise: image rows [first, last) of all images
+  int64_t first = 0;    // kStep: output pixels, or Winograd's tiles, [first, last) of all images;
+  int64_t last = 0;     // kBorder: images; otherwise: image rows of all images
   int first_panel = 0;  // kStep
   int last_panel = 0;
   double cost = 0;  // in multiply-adds, roughly
@@ -52,6 +53,17 @@ struct Task {
 struct StepInfo {
   std::vector<int64_t> taps;     // offsets in the source buffer, in elements
   std::vector<int64_t> targets;  // the buffers it writes, each once
+  Size tiles;                    // Winograd's, per image
+  int64_t chunk = 0;             // tiles that are transformed at a time
+  int64_t v_pitch = 0;           // elements between two transformed tiles
+};
+
+// Parts of the memory that a thread has for itself while it runs a program, in elements.
+struct Own {
+  int64_t pooled = 0;  // pooled rows
+  int64_t v = 0;       // Winograd's transformed input tiles
+  int64_t m = 0;       // and their products with the weights
+  int64_t size() const { return pooled + v + m; }
 };
 
 struct Program {
@@ -64,7 +76,7 @@ struct Program {
   std::vector<Task> tasks;      // wave by wave
   std::vector<int> wave_end;    // index of the task after each wave's last
   int64_t scratch = 0;          // elements, for all images
-  int64_t pooled = 0;           // elements of a thread's own buffer for pooled rows
+  Own own;
 
   // `parts`: into about how many tasks a wave is cut; 1 if one thread runs the program alone.
   Program(const Plan& plan, const PackLayout& layout, const Kernels& kernels, const Strided& x,
@@ -73,5 +85,10 @@ struct Program {
 
 inline constexpr int64_t kMaxChunk = 112;  // output pixels whose addresses are worked out at a time
 inline constexpr int64_t kPoolChunk = 28;  // the same where they are pooled first
+
+// From one product of Winograd's to the next. Not a multiple of the page, or all products of a tile
+// would fall into the same few lines of the first-level cache.
+inline int64_t v_plane(const StepInfo& info) { return info.chunk * info.v_pitch + kGroup; }
+inline int64_t m_plane(int64_t tiles, int groups) { return (tiles * groups + 1) * kGroup; }
 
 }  // namespace inception_fused::cpu

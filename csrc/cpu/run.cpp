@@ -97,12 +97,10 @@ class Waves {
 
 }  // namespace
 
-void run(const Plan& plan, const Strided& x, const Strided& out, const float* pack,
-         const Kernels& kernels, int threads, const Parallel& parallel) {
+void run(const Plan& plan, const PackLayout& layout, const Strided& x, const Strided& out,
+         const float* pack, const Kernels& kernels, int threads, const Parallel& parallel) {
   const int64_t batch = x.size[0];
   if (batch == 0) return;
-  const PackLayout layout = pack_layout(plan);
-
   // Whole images, a few at a time, run on one thread each as long as there are enough of them; the
   // rest is shared by all threads. Small images are taken together so that weights are used more
   // often per load.
@@ -122,21 +120,27 @@ void run(const Plan& plan, const Strided& x, const Strided& out, const float* pa
     together = std::make_unique<Program>(plan, layout, kernels, x, out, rest, parts);
   }
   const auto line = [](int64_t elements) { return (elements + 15) / 16 * 16; };
-  const int64_t own = alone ? line(alone->scratch) : 0;
-  const int64_t pooled = line((alone ? alone : together)->pooled);
+  const int64_t images = alone ? line(alone->scratch) : 0;
+  const int64_t own =
+      images + line(std::max(alone ? alone->own.size() : 0, together ? together->own.size() : 0));
   const int64_t shared = together ? line(together->scratch) : 0;
-  float* scratch = scratch_of_this_thread(shared + threads * (own + pooled));
+  float* scratch = scratch_of_this_thread(shared + threads * own);
 
   std::unique_ptr<Waves> waves;
   if (together) waves = std::make_unique<Waves>(*together, threads);
   std::atomic<int64_t> next_group{0};
   parallel(threads, [&](int thread) {
-    float* mine = scratch + shared + thread * (own + pooled);
+    float* mine = scratch + shared + thread * own;
+    Transformed transformed;
     for (int64_t g; (g = next_group.fetch_add(1, std::memory_order_relaxed)) < groups;) {
-      const Operands operands{x, out, g * group, pack, mine, mine + own};
+      transformed = {};
+      const Operands operands{x, out, g * group, pack, mine, mine + images, &transformed};
       for (const Task& task : alone->tasks) execute(*alone, task, operands);
     }
-    if (waves) waves->work(thread, {x, out, groups * group, pack, scratch, mine + own});
+    transformed = {};
+    if (waves) {
+      waves->work(thread, {x, out, groups * group, pack, scratch, mine + images, &transformed});
+    }
   });
 }
 

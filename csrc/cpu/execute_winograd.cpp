@@ -1,0 +1,99 @@
+#include <algorithm>
+
+#include "execute.h"
+#include "winograd.h"
+
+namespace inception_fused::cpu {
+
+namespace {
+
+constexpr float kNoBias[kMaxGroups * kGroup] = {};
+
+Algorithm algorithm_of(const Step& step, int64_t tile) {
+  if (step.window.kernel.height == 5) return kF2x2_5x5;
+  return tile == 4 ? kF4x4_3x3 : kF2x2_3x3;
+}
+
+// The products of `tiles` transformed tiles with one panel's weights.
+void multiply(const Program& program, const StepInfo& info, int64_t depth, const Panel& panel,
+              int64_t products, int64_t tiles, const float* v, const float* weights, float* m) {
+  const int most = program.kernels.rows[panel.groups];
+  const int64_t blocks = (tiles + most - 1) / most;
+  const int64_t width = int64_t{panel.groups} * kGroup;
+  for (int64_t p = 0; p < products; ++p) {
+    float* sums = m + p * m_plane(tiles, panel.groups);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t first = b * tiles / blocks;
+      const int rows = static_cast<int>((b + 1) * tiles / blocks - first);
+      const float* a[kMaxRows];
+      int64_t offset[kMaxRows];
+      for (int r = 0; r < rows; ++r) {
+        a[r] = v + (first + r) * info.v_pitch;
+        offset[r] = (first + r) * width;
+      }
+      Column columns[kMaxGroups];
+      for (int g = 0; g < panel.groups; ++g) {
+        columns[g] = {sums + g * kGroup, offset, kGroup, false};
+      }
+      const int64_t tap = p * v_plane(info);
+      program.kernels.gemm(
+          {a, &tap, weights + p * depth * width, kNoBias, columns, depth, 1, rows, panel.groups});
+    }
+  }
+}
+
+}  // namespace
+
+void run_winograd(const Program& program, const Task& task, const Operands& operands) {
+  const Step& step = program.plan.steps[task.step];
+  const StepPack& pack = program.layout.steps[task.step];
+  const StepInfo& info = program.steps[task.step];
+  const Winograd& kernel = program.kernels.winograd[algorithm_of(step, pack.tile)];
+  const Place& from = program.places[step.src.buffer];
+  const Place& to = program.places[info.targets[0]];
+  const Size padding = step.window.padding;
+  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset -
+                     padding.height * from.row - padding.width * from.pixel;
+  float* v = operands.own + program.own.pooled;
+  float* m = v + program.own.v;
+
+  const int64_t count = task.last - task.first;
+  const int64_t chunks = (count + info.chunk - 1) / info.chunk;
+  for (int64_t c = 0; c < chunks; ++c) {
+    const int64_t first = task.first + c * count / chunks;
+    const int64_t last = task.first + (c + 1) * count / chunks;
+    const int64_t tiles = last - first;
+    const Transformed wanted{task.step, first, last};
+    if (*operands.transformed != wanted) {
+      Cursor at(info.tiles, first);
+      for (int64_t t = 0; t < tiles; ++t, at.next()) {
+        kernel.input(src + at.image * from.image + at.y * pack.tile * from.row +
+                         at.x * pack.tile * from.pixel,
+                     from.row, from.pixel, step.src.channels, v + t * info.v_pitch, v_plane(info));
+      }
+      *operands.transformed = wanted;
+    }
+    for (int p = task.first_panel; p < task.last_panel; ++p) {
+      const Panel& panel = pack.panels[p];
+      multiply(program, info, step.src.channels, panel, pack.taps, tiles, v,
+               operands.pack + panel.offset, m);
+      Column columns[kMaxGroups];
+      const int64_t* const no_rows = nullptr;
+      find_columns(program, step, info, panel, operands, &no_rows, columns);
+      for (int g = 0; g < panel.groups; ++g) {
+        const float* bias = operands.pack + pack.bias + (panel.first_group + g) * kGroup;
+        Cursor at(info.tiles, first);
+        for (int64_t t = 0; t < tiles; ++t, at.next()) {
+          const int64_t y = at.y * pack.tile, x = at.x * pack.tile;
+          kernel.output(m + (t * panel.groups + g) * kGroup, m_plane(tiles, panel.groups), bias,
+                        columns[g].relu,
+                        columns[g].dst + at.image * to.image + y * to.row + x * to.pixel, to.row,
+                        to.pixel, static_cast<int>(std::min(pack.tile, to.size.height - y)),
+                        static_cast<int>(std::min(pack.tile, to.size.width - x)), columns[g].lanes);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace inception_fused::cpu

@@ -1,0 +1,14 @@
+// The table of the kernels of one instruction set; after the other bodies.
+
+static constexpr Kernels table(const char* name) {
+  return {name,
+          {0, kRows[1], kRows[2], kRows[3]},
+          gemm,
+          max_pool,
+          average_pool,
+          transpose,
+          {{4, winograd_input<4>, winograd_output<4, 2>},
+           {6, winograd_input<6>, winograd_output<6, 4>},
+           {6, winograd_input<6>, winograd_output<6, 2>}},
+          spin};
+}
