@@ -39,10 +39,14 @@ inline void check_dtype(const char* name, const Tensor& tensor,
                                               torch::headeronly::toString(tensor.scalar_type()));
 }
 
-// x: (batch, plan's input channels, height, width).
-inline void check_input(const Plan& plan, const Tensor& x) {
+inline void require_4d(const Tensor& x) {
   require(x.dim() == 4,
           "x must have 4 dimensions (batch, channels, height, width), got shape " + shape_of(x));
+}
+
+// x: (batch, plan's input channels, height, width).
+inline void check_input(const Plan& plan, const Tensor& x) {
+  require_4d(x);
   require(x.size(1) == plan.in_channels(), "x must have " + std::to_string(plan.in_channels()) +
                                                " channels, got shape " + shape_of(x));
 }

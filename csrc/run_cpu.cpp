@@ -3,6 +3,8 @@
 
 #include <array>
 #include <functional>
+#include <memory>
+#include <utility>
 
 #include "check.h"
 #include "cpu/pack.h"
@@ -52,24 +54,52 @@ void for_threads(int threads, const std::function<void(int)>& body) {
   });
 }
 
-void run_into(const Plan& plan, const cpu::PackLayout& layout, const Tensor& x, const Tensor& pack,
-              const Tensor& out) {
-  const Tensor input = is_direct(x) ? x : torch::stable::contiguous(x);
-  cpu::run(plan, layout, strided(input), strided(out),
-           static_cast<const float*>(pack.const_data_ptr()), cpu::kernels(), threads_for(plan, x),
-           for_threads);
-}
+// The last plans that this thread has run, each with the sizes and strides it ran on.
+class Recent {
+ public:
+  using Key = std::vector<int64_t>;
 
-cpu::PackLayout check_run(const Plan& plan, const Tensor& x, const Tensor& pack) {
-  check_input(plan, x);
-  check_dtype("x", x, ScalarType::Float);
-  require(pack.is_cpu(), "pack must be on the CPU, as x is");
-  check_dtype("pack", pack, ScalarType::Float);
-  require(
-      pack.dim() == 1 && pack.is_contiguous(),
-      "pack must be what inception_fused::pack gives, contiguous with one dimension, got shape " +
-          shape_of(pack));
-  return cpu::read_layout(plan, static_cast<const float*>(pack.const_data_ptr()), pack.numel());
+  // Null if there is none with this key whose layout is the pack's.
+  std::shared_ptr<const cpu::Prepared> find(const Key& key, const Tensor& pack) const {
+    const auto* header = static_cast<const float*>(pack.const_data_ptr());
+    for (const Entry& entry : entries_) {
+      if (entry.key == key && cpu::is_layout_of(entry.prepared->layout(), header, pack.numel())) {
+        return entry.prepared;
+      }
+    }
+    return nullptr;
+  }
+
+  void add(Key key, std::shared_ptr<const cpu::Prepared> prepared) {
+    constexpr size_t kMost = 64;
+    if (entries_.size() < kMost) {
+      entries_.push_back({std::move(key), std::move(prepared)});
+    } else {
+      entries_[next_++ % kMost] = {std::move(key), std::move(prepared)};
+    }
+  }
+
+ private:
+  struct Entry {
+    Key key;
+    std::shared_ptr<const cpu::Prepared> prepared;
+  };
+  std::vector<Entry> entries_;
+  size_t next_ = 0;
+};
+
+thread_local Recent recent;
+
+// All that a Prepared depends on, beside the pack's layout.
+Recent::Key key_of(const Tensor& x, const std::vector<int64_t>& code, const Tensor* out) {
+  Recent::Key key{torch::stable::get_num_threads()};
+  for (int i = 0; i < 4; ++i) {
+    key.push_back(x.size(i));
+    key.push_back(x.stride(i));
+    key.push_back(out ? out->stride(i) : -1);
+  }
+  key.insert(key.end(), code.begin(), code.end());
+  return key;
 }
 
 Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
@@ -94,28 +124,64 @@ Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::ve
   return packed;
 }
 
-Tensor run_cpu(Tensor x, Tensor pack, std::vector<int64_t> code) {
-  const Plan plan = decode(code);
-  const cpu::PackLayout layout = check_run(plan, x, pack);
-  const Tensor out = torch::stable::empty(
-      output_shape(plan, x), ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
+Tensor empty_output(const Tensor& x, int64_t channels, Size size) {
+  const std::array<int64_t, 4> shape{x.size(0), channels, size.height, size.width};
+  return torch::stable::empty(
+      shape, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
       wants_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-  run_into(plan, layout, x, pack, out);
+}
+
+// The plan made ready for such an x and for `out`, or for an output of empty_output(). Only this
+// looks at the plan, so its errors come before anything is computed.
+std::shared_ptr<const cpu::Prepared> prepare(const Tensor& x, const Tensor& pack,
+                                             const std::vector<int64_t>& code, const Tensor* out) {
+  require(pack.is_cpu(), "pack must be on the CPU, as x is");
+  check_dtype("x", x, ScalarType::Float);
+  check_dtype("pack", pack, ScalarType::Float);
+  require(
+      pack.dim() == 1 && pack.is_contiguous(),
+      "pack must be what inception_fused::pack gives, contiguous with one dimension, got shape " +
+          shape_of(pack));
+  Recent::Key key = key_of(x, code, out);
+  std::shared_ptr<const cpu::Prepared> prepared = recent.find(key, pack);
+  if (!prepared) {
+    Plan plan = decode(code);
+    check_input(plan, x);
+    const Size size = plan.sizes({x.size(2), x.size(3)})[kOut];
+    cpu::PackLayout layout =
+        cpu::read_layout(plan, static_cast<const float*>(pack.const_data_ptr()), pack.numel());
+    const cpu::Strided to = strided(out ? *out : empty_output(x, plan.out_channels(), size));
+    const int threads = threads_for(plan, x);
+    prepared = std::make_shared<const cpu::Prepared>(std::move(plan), std::move(layout), strided(x),
+                                                     to, cpu::kernels(), threads);
+    recent.add(std::move(key), prepared);
+  }
+  return prepared;
+}
+
+// Channels or columns adjacent, as the kernels read and write.
+Tensor direct(const Tensor& x) { return is_direct(x) ? x : torch::stable::contiguous(x); }
+
+Tensor run_cpu(Tensor x, Tensor pack, std::vector<int64_t> code) {
+  require_4d(x);
+  x = direct(x);
+  const auto prepared = prepare(x, pack, code, nullptr);
+  const Tensor out = empty_output(x, prepared->plan().out_channels(), prepared->out_size());
+  prepared->run(strided(x), strided(out), static_cast<const float*>(pack.const_data_ptr()),
+                for_threads);
   return out;
 }
 
 void run_out_cpu(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
-  const Plan plan = decode(code);
-  const cpu::PackLayout layout = check_run(plan, x, pack);
+  require_4d(x);
   require(out.is_cpu(), "out must be on the CPU, as x is");
-  check_out(plan, x, out);
-  if (is_direct(out)) {
-    run_into(plan, layout, x, pack, out);
-  } else {
-    const Tensor dense = torch::stable::empty(output_shape(plan, x), ScalarType::Float);
-    run_into(plan, layout, x, pack, dense);
-    torch::stable::copy_(out, dense);
-  }
+  x = direct(x);
+  check_out(decode(code), x, out);
+  const bool writable = is_direct(out);
+  const Tensor to = writable ? out : torch::stable::contiguous(out);
+  prepare(x, pack, code, &to)
+      ->run(strided(x), strided(to), static_cast<const float*>(pack.const_data_ptr()), for_threads);
+  if (!writable) torch::stable::copy_(out, to);
 }
 
 int64_t cpu_lanes() {

@@ -33,42 +33,6 @@ void find_columns(const Program& program, const Step& step, const StepInfo& info
 
 namespace {
 
-// One output pixel of a pool: the taps inside the image, then the kernel. tap: room for all taps.
-void pool_pixel(const Kernels& kernels, Kind kind, const Window& window, const Place& place,
-                const float* base, int64_t channels, const Cursor& at, const float** tap,
-                float* dst) {
-  const int64_t top = at.y * window.stride.height - window.padding.height;
-  const int64_t left = at.x * window.stride.width - window.padding.width;
-  const int64_t y_end = std::min(top + window.kernel.height, place.size.height);
-  const int64_t x_end = std::min(left + window.kernel.width, place.size.width);
-  int taps = 0;
-  for (int64_t y = std::max<int64_t>(top, 0); y < y_end; ++y) {
-    for (int64_t x = std::max<int64_t>(left, 0); x < x_end; ++x) {
-      tap[taps++] = base + at.image * place.image + y * place.row + x * place.pixel;
-    }
-  }
-  if (kind == Kind::MAXPOOL) {
-    kernels.max_pool(tap, taps, channels, dst);
-  } else {
-    kernels.average_pool(tap, taps, channels, 1.0f / static_cast<float>(window.taps()), dst);
-  }
-}
-
-void run_pool(const Program& program, const Step& step, const Task& task,
-              const Operands& operands) {
-  const Place& from = program.places[step.src.buffer];
-  const Slice& slice = step.dst[0].slice;
-  const Place& to = program.places[slice.buffer];
-  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
-  float* dst = base_of(program, slice.buffer, operands) + slice.offset;
-  std::vector<const float*> tap(static_cast<size_t>(step.window.taps()));
-  Cursor at(to.size, task.first);
-  for (int64_t i = task.first; i < task.last; ++i, at.next()) {
-    pool_pixel(program.kernels, step.kind, step.window, from, src, step.src.channels, at,
-               tap.data(), dst + at.image * to.image + at.y * to.row + at.x * to.pixel);
-  }
-}
-
 // Offsets of the pixels of a chunk in one of the buffers that a step writes.
 using Rows = std::array<int64_t, kMaxChunk>;
 
@@ -84,7 +48,6 @@ void run_product(const Program& program, const Task& task, const Operands& opera
   const int64_t none = 0;
   const int64_t* taps = step.pre ? &none : info.taps.data();
   const int tap_count = static_cast<int>(info.taps.size());
-  std::vector<const float*> pool_tap(step.pre ? static_cast<size_t>(step.pre->window.taps()) : 0);
   std::vector<Rows> rows(info.targets.size());
   std::vector<const int64_t*> first_rows;
   for (const Rows& offsets : rows) first_rows.push_back(offsets.data());
@@ -101,13 +64,14 @@ void run_product(const Program& program, const Task& task, const Operands& opera
     const int64_t first = task.first + c * (task.last - task.first) / chunks;
     const int64_t last = task.first + (c + 1) * (task.last - task.first) / chunks;
     const int count = static_cast<int>(last - first);
+    if (step.pre) {
+      pool_pixels(program.kernels, *step.pre, from, src, depth, Cursor(size, first), count,
+                  operands.own);
+    }
     Cursor at(size, first);
     for (int i = 0; i < count; ++i, at.next()) {
       if (step.pre) {
-        float* pooled = operands.own + i * depth;
-        pool_pixel(program.kernels, step.pre->kind, step.pre->window, from, src, depth, at,
-                   pool_tap.data(), pooled);
-        a[i] = pooled;
+        a[i] = operands.own + i * depth;
       } else {
         a[i] = src + at.image * from.image + at.y * step.window.stride.height * from.row +
                at.x * step.window.stride.width * from.pixel;
@@ -174,19 +138,18 @@ void run_store(const Program& program, const Task& task, const Operands& operand
 // Zeros around images [first, last) of a buffer.
 void run_border(const Program& program, const Task& task, const Operands& operands) {
   const Place& place = program.places[task.buffer];
-  const int64_t left = place.before.width * place.pixel;
-  const int64_t right = place.after.width * place.pixel;
+  const int64_t side = place.border.width * place.pixel;
   const auto zero = [](float* p, int64_t count) { std::fill_n(p, count, 0.0f); };
   for (int64_t image = task.first; image < task.last; ++image) {
     float* top = base_of(program, task.buffer, operands) + image * place.image -
-                 place.before.height * place.row - left;
-    zero(top, place.before.height * place.row);
-    float* row = top + place.before.height * place.row;
+                 place.border.height * place.row - side;
+    zero(top, place.border.height * place.row);
+    float* row = top + place.border.height * place.row;
     for (int64_t y = 0; y < place.size.height; ++y, row += place.row) {
-      zero(row, left);
-      zero(row + place.row - right, right);
+      zero(row, side);
+      zero(row + place.row - side, side);
     }
-    zero(row, place.after.height * place.row);
+    zero(row, place.border.height * place.row);
   }
 }
 
@@ -202,7 +165,7 @@ void execute(const Program& program, const Task& task, const Operands& operands)
       return run_store(program, task, operands);
     case Task::Op::kStep: {
       const Step& step = program.plan.steps[task.step];
-      if (is_pool(step.kind)) return run_pool(program, step, task, operands);
+      if (is_pool(step.kind)) return run_pool(program, task, operands);
       if (program.layout.steps[task.step].tile) return run_winograd(program, task, operands);
       return run_product(program, task, operands);
     }

@@ -44,8 +44,9 @@ struct Cursor {
         y(unit / size_.width % size_.height),
         x(unit % size_.width) {}
 
-  void next() {
-    if (++x == size.width) {
+  // Goes on by `count`, at most to the first of the next row.
+  void next(int64_t count = 1) {
+    if ((x += count) == size.width) {
       x = 0;
       if (++y == size.height) {
         y = 0;
@@ -54,6 +55,13 @@ struct Cursor {
     }
   }
 };
+
+// `count` output pixels of a pool, in order, to dst, one after the other without gaps.
+void pool_pixels(const Kernels& kernels, const Pool& pool, const Place& from, const float* base,
+                 int64_t channels, Cursor at, int64_t count, float* dst);
+
+// The task of a pool of its own.
+void run_pool(const Program& program, const Task& task, const Operands& operands);
 
 // A convolution's task, by Winograd's algorithm.
 void run_winograd(const Program& program, const Task& task, const Operands& operands);

@@ -14,6 +14,20 @@ Algorithm algorithm_of(const Step& step, int64_t tile) {
   return tile == 4 ? kF4x4_3x3 : kF2x2_3x3;
 }
 
+// The pixels of one input tile; outside the image they are zeros.
+void find_pixels(Size padding, int64_t tile, int points, const Place& from, const float* src,
+                 const float* zeros, const Cursor& at, const float** pixel) {
+  const int64_t top = at.y * tile - padding.height, left = at.x * tile - padding.width;
+  for (int64_t y = top; y < top + points; ++y) {
+    const float* row = src + at.image * from.image + y * from.row;
+    const bool outside = y < 0 || y >= from.size.height;
+    for (int64_t x = left; x < left + points; ++x) {
+      const bool inside = !outside && x >= 0 && x < from.size.width;
+      *pixel++ = inside ? row + x * from.pixel : zeros;
+    }
+  }
+}
+
 // The products of `tiles` transformed tiles with one panel's weights.
 void multiply(const Program& program, const StepInfo& info, int64_t depth, const Panel& panel,
               int64_t products, int64_t tiles, const float* v, const float* weights, float* m) {
@@ -51,11 +65,10 @@ void run_winograd(const Program& program, const Task& task, const Operands& oper
   const Winograd& kernel = program.kernels.winograd[algorithm_of(step, pack.tile)];
   const Place& from = program.places[step.src.buffer];
   const Place& to = program.places[info.targets[0]];
-  const Size padding = step.window.padding;
-  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset -
-                     padding.height * from.row - padding.width * from.pixel;
+  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
   float* v = operands.own + program.own.pooled;
   float* m = v + program.own.v;
+  const float* zeros = m + program.own.m;
 
   const int64_t count = task.last - task.first;
   const int64_t chunks = (count + info.chunk - 1) / info.chunk;
@@ -67,9 +80,9 @@ void run_winograd(const Program& program, const Task& task, const Operands& oper
     if (*operands.transformed != wanted) {
       Cursor at(info.tiles, first);
       for (int64_t t = 0; t < tiles; ++t, at.next()) {
-        kernel.input(src + at.image * from.image + at.y * pack.tile * from.row +
-                         at.x * pack.tile * from.pixel,
-                     from.row, from.pixel, step.src.channels, v + t * info.v_pitch, v_plane(info));
+        const float* pixel[kMaxPoints * kMaxPoints];
+        find_pixels(step.window.padding, pack.tile, kernel.points, from, src, zeros, at, pixel);
+        kernel.input(pixel, step.src.channels, v + t * info.v_pitch, v_plane(info));
       }
       *operands.transformed = wanted;
     }

@@ -38,10 +38,10 @@ struct Tile {
 // The transforms of one of Winograd's algorithms; winograd.h.
 struct Winograd {
   int points;  // edge of the input tile, in pixels
-  // Input tile at src, all channels; v[p * plane + c] for each of the points^2 products p. Reads
-  // and writes whole vectors: up to 15 floats beyond the last channel.
-  void (*input)(const float* src, int64_t row, int64_t pixel, int64_t channels, float* v,
-                int64_t plane);
+  // All channels of the input tile whose pixels are at pixel[0], pixel[1], ... row by row; to
+  // v[p * plane + c] for each of the points^2 products p. Writes whole vectors: up to 15 floats
+  // beyond the last channel.
+  void (*input)(const float* const* pixel, int64_t channels, float* v, int64_t plane);
   // Up to 16 columns of the products m[p * plane + c]: the first rows x columns pixels of the
   // output tile at dst, with bias and, if asked for, ReLU. Writes the first `lanes` columns alone.
   void (*output)(const float* m, int64_t plane, const float* bias, bool relu, float* dst,
@@ -56,6 +56,11 @@ struct Kernels {
   void (*gemm)(const Tile& tile);
   // dst[c] = max over the taps (NaN wins), or the sum of the taps times scale.
   void (*max_pool)(const float* const* tap, int taps, int64_t channels, float* dst);
+  // The same for `count` neighbours of one row and windows three wide at stride 1: row[y] is the
+  // window's row y at the first of them, its neighbours are `pixel` elements apart, and `left` and
+  // `right` say whether there is a pixel before the first and behind the last.
+  void (*max_pool_row)(const float* const* row, int rows, int64_t pixel, bool left, bool right,
+                       int64_t count, int64_t channels, float* dst, int64_t dst_pixel);
   void (*average_pool)(const float* const* tap, int taps, int64_t channels, float scale,
                        float* dst);
   // dst[c * dst_stride + r] = src[r * src_stride + c] for r < rows, c < columns.

@@ -55,6 +55,14 @@ PackLayout pack_layout(const Plan& plan, std::span<const int64_t> tiles) {
   return layout;
 }
 
+bool is_layout_of(const PackLayout& layout, const float* pack, int64_t size) {
+  if (size != layout.size) return false;
+  for (size_t i = 0; i < layout.steps.size(); ++i) {
+    if (pack[i] != static_cast<float>(layout.steps[i].tile)) return false;
+  }
+  return true;
+}
+
 PackLayout read_layout(const Plan& plan, const float* pack, int64_t size) {
   constexpr auto kWrong = "pack must be what inception_fused::pack gives for this plan";
   if (size < header_of(plan)) throw std::invalid_argument(kWrong);

@@ -41,6 +41,9 @@ struct PackLayout {
 // Throws std::invalid_argument if a step cannot be computed so.
 PackLayout pack_layout(const Plan& plan, std::span<const int64_t> tiles);
 
+// Whether a pack of `size` elements has this layout.
+bool is_layout_of(const PackLayout& layout, const float* pack, int64_t size);
+
 // The layout of a pack of `size` elements. Throws std::invalid_argument if it is none of this plan.
 PackLayout read_layout(const Plan& plan, const float* pack, int64_t size);
 

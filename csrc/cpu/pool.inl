@@ -1,7 +1,13 @@
 // Pools and layout changes, for one instruction set; after gemm.inl.
 
-static inline float larger(float v, float m) { return v > m || v != v ? v : m; }  // NaN wins
-static inline Vector larger(Vector v, Vector m) { return (v > m) | (v != v) ? v : m; }
+// NaN wins. The instruction of `a > b ? a : b` gives b if either is NaN: of the two orders one
+// keeps the NaN, and otherwise they agree.
+static inline float larger(float v, float m) { return v > m || v != v ? v : m; }
+static inline Vector larger(Vector v, Vector m) {
+  const Vector one = v > m ? v : m, other = m > v ? m : v;
+  return reinterpret_cast<Vector>(reinterpret_cast<IntVector>(one) |
+                                  reinterpret_cast<IntVector>(other));
+}
 
 static void max_pool(const float* const* tap, int taps, int64_t channels, float* dst) {
   int64_t c = 0;
@@ -19,6 +25,40 @@ static void max_pool(const float* const* tap, int taps, int64_t channels, float*
     float m = tap[0][c];
     for (int t = 1; t < taps; ++t) m = larger(tap[t][c], m);
     dst[c] = m;
+  }
+}
+
+// T: Vector or float. Channel c; each column of the windows is reduced once.
+template <typename T>
+static inline void max_pool_channels(const float* const* row, int rows, int64_t pixel, bool left,
+                                     bool right, int64_t count, int64_t c, float* dst,
+                                     int64_t dst_pixel) {
+  typedef T Unaligned __attribute__((aligned(4), may_alias));
+  const auto column = [&](int64_t x) __attribute__((always_inline)) {
+    T m = *reinterpret_cast<const Unaligned*>(row[0] + x * pixel + c);
+    for (int y = 1; y < rows; ++y) {
+      m = larger(*reinterpret_cast<const Unaligned*>(row[y] + x * pixel + c), m);
+    }
+    return m;
+  };
+  T here = column(0);
+  T before = left ? column(-1) : here;
+  for (int64_t x = 0; x < count; ++x) {
+    const T next = x + 1 < count || right ? column(x + 1) : here;
+    *reinterpret_cast<Unaligned*>(dst + x * dst_pixel + c) = larger(before, larger(here, next));
+    before = here;
+    here = next;
+  }
+}
+
+static void max_pool_row(const float* const* row, int rows, int64_t pixel, bool left, bool right,
+                         int64_t count, int64_t channels, float* dst, int64_t dst_pixel) {
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) {
+    max_pool_channels<Vector>(row, rows, pixel, left, right, count, c, dst, dst_pixel);
+  }
+  for (; c < channels; ++c) {
+    max_pool_channels<float>(row, rows, pixel, left, right, count, c, dst, dst_pixel);
   }
 }
 

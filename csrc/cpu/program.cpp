@@ -11,36 +11,20 @@ namespace {
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-Size larger(Size a, Size b) { return {std::max(a.height, b.height), std::max(a.width, b.width)}; }
-
 // Tiles of a convolution's output.
 Size tiles_of(const Step& step, int64_t tile, Size in) {
   const Size out = output_size(step.window, in);
   return {(out.height + tile - 1) / tile, (out.width + tile - 1) / tile};
 }
 
-struct Border {
-  Size before, after;
-  bool winograd = false;  // it is read in whole vectors, beyond the last channel
-  bool needed() const { return winograd || before != Size{} || after != Size{}; }
-};
-
-// The border of zeros that the convolutions need around the images of this buffer.
-Border border_of(const Plan& plan, const PackLayout& layout, int64_t buffer, Size size) {
-  Border border;
+// The border of zeros that direct convolutions need around the images of this buffer.
+Size border_of(const Plan& plan, const PackLayout& layout, int64_t buffer) {
+  Size border;
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
-    if (step.kind != Kind::CONV || step.src.buffer != buffer) continue;
-    const Size padding = step.window.padding;
-    border.before = larger(border.before, padding);
-    border.after = larger(border.after, padding);
-    if (const int64_t tile = layout.steps[i].tile) {
-      border.winograd = true;
-      const Size tiles = tiles_of(step, tile, size);
-      const int64_t more = points_of(step, tile) - tile;
-      border.after =
-          larger(border.after, {tiles.height * tile + more - padding.height - size.height,
-                                tiles.width * tile + more - padding.width - size.width});
+    if (step.kind == Kind::CONV && step.src.buffer == buffer && !layout.steps[i].tile) {
+      border.height = std::max(border.height, step.window.padding.height);
+      border.width = std::max(border.width, step.window.padding.width);
     }
   }
   return border;
@@ -57,19 +41,17 @@ Place place_of(const Strided& tensor, Size size) {
 }
 
 // Lays the buffer out in scratch, from element `start` on; returns the element after it.
-int64_t place_in_scratch(Place& place, int64_t channels, Size size, const Border& border,
-                         int64_t images, int64_t start) {
+int64_t place_in_scratch(Place& place, int64_t channels, Size size, Size border, int64_t images,
+                         int64_t start) {
   place.scratch = true;
   place.channels = channels;
   place.size = size;
-  place.before = border.before;
-  place.after = border.after;
+  place.border = border;
   place.pixel = channels;
-  place.row = (border.before.width + size.width + border.after.width) * channels;
-  place.image = (border.before.height + size.height + border.after.height) * place.row;
-  place.offset = start + border.before.height * place.row + border.before.width * place.pixel;
-  // Winograd's transforms read whole vectors, beyond the last channel.
-  return start + round_up(images * place.image + kGroup, kAlignment / sizeof(float));
+  place.row = (size.width + 2 * border.width) * channels;
+  place.image = (size.height + 2 * border.height) * place.row;
+  place.offset = start + border.height * place.row + border.width * place.pixel;
+  return start + round_up(images * place.image, kAlignment / sizeof(float));
 }
 
 // Elements of transformed tiles that stay in the second-level cache while the weights pass.
@@ -123,45 +105,56 @@ double cost_of(const Step& step, const StepPack& pack, double columns) {
   return cost;
 }
 
-// Cuts a step by pixels, by panels, or by both, into about `parts` tasks. Where the weights are the
-// larger operand, panels are cut first: then no two threads read the same weights.
+// Into how many parts a step is cut by its units (pixels, or tiles of Winograd's) and by its
+// panels.
+struct Cut {
+  int64_t by_unit = 1;
+  int64_t by_panel = 1;
+};
+
+// About `parts` tasks. A thread that has rows of its own finds the input of the next wave in its
+// own cache; a task of fewer rows than these reads weights for too little work.
+Cut choose_cut(const Program& program, int index, int64_t units, int64_t parts) {
+  constexpr int64_t kLeastPixels = 42, kLeastTiles = 8;
+  const StepPack& pack = program.layout.steps[index];
+  const auto panels = static_cast<int64_t>(pack.panels.size());
+  const int64_t rows = program.kernels.rows[2];
+  const int64_t blocks = (units + rows - 1) / rows;
+  // A pooled operand is shared by all panels.
+  if (program.plan.steps[index].pre || panels == 0) return {std::min(parts, blocks), 1};
+  const int64_t most = std::max<int64_t>(1, units / (pack.tile ? kLeastTiles : kLeastPixels));
+  int64_t by_panel = std::min(panels, (parts + most - 1) / most);
+  if (2 * by_panel > panels) by_panel = panels;  // not some of one panel and some of two
+  return {std::min(most, (parts + by_panel - 1) / by_panel), by_panel};
+}
+
 void cut_step(std::vector<Task>& tasks, const Program& program, int index, int64_t parts) {
   const Step& step = program.plan.steps[index];
   const StepPack& pack = program.layout.steps[index];
-  const StepInfo& info = program.steps[index];
-  const bool winograd = pack.tile != 0;
-  const Size size = winograd ? info.tiles : program.places[step.dst[0].slice.buffer].size;
-  const int64_t units = program.images * size.height * size.width;  // pixels, or tiles
-  const int64_t panels = std::max<int64_t>(1, pack.panels.size());
-  const int64_t rows = program.kernels.rows[2];
+  const Size size =
+      pack.tile ? program.steps[index].tiles : program.places[step.dst[0].slice.buffer].size;
+  const int64_t units = program.images * size.height * size.width;
+  const int64_t panels = std::max<int64_t>(1, static_cast<int64_t>(pack.panels.size()));
+  const int64_t rows = pack.tile ? 1 : program.kernels.rows[2];
   const int64_t blocks = (units + rows - 1) / rows;
-
-  int64_t by_panel = 1;
-  int64_t by_unit = std::min(parts, blocks);
-  if (step.pre || pack.panels.empty()) {
-    // A pooled operand is shared by all panels.
-  } else if (int64_t{pack.groups} * kGroup * pack.taps > units * (winograd ? pack.taps : 1)) {
-    by_panel = std::min(parts, panels);
-    by_unit = std::min((parts + by_panel - 1) / by_panel, blocks);
-  } else {
-    by_panel = std::min((parts + by_unit - 1) / by_unit, panels);
-  }
-  Task task{Task::Op::kStep};
-  task.step = index;
-  for (int64_t p = 0; p < by_panel; ++p) {
-    task.first_panel = static_cast<int>(p * panels / by_panel);
-    task.last_panel = static_cast<int>((p + 1) * panels / by_panel);
-    int64_t columns = 0;
-    if (!pack.panels.empty()) {
-      for (int i = task.first_panel; i < task.last_panel; ++i) {
-        columns += pack.panels[i].groups * kGroup;
+  const Cut cut = choose_cut(program, index, units, parts);
+  for (int64_t u = 0; u < cut.by_unit; ++u) {
+    for (int64_t p = 0; p < cut.by_panel; ++p) {
+      Task task{Task::Op::kStep};
+      task.step = index;
+      task.first = u * blocks / cut.by_unit * units / blocks;
+      task.last = (u + 1) * blocks / cut.by_unit * units / blocks;
+      task.position = static_cast<double>(task.first) / static_cast<double>(units);
+      int64_t columns = 0;
+      if (!pack.panels.empty()) {
+        task.first_panel = static_cast<int>(p * panels / cut.by_panel);
+        task.last_panel = static_cast<int>((p + 1) * panels / cut.by_panel);
+        for (int i = task.first_panel; i < task.last_panel; ++i) {
+          columns += pack.panels[i].groups * kGroup;
+        }
       }
-    }
-    const double unit_cost = cost_of(step, pack, static_cast<double>(columns));
-    for (int64_t i = 0; i < by_unit; ++i) {
-      task.first = i * blocks / by_unit * units / blocks;
-      task.last = (i + 1) * blocks / by_unit * units / blocks;
-      task.cost = unit_cost * static_cast<double>(task.last - task.first);
+      task.cost = cost_of(step, pack, static_cast<double>(columns)) *
+                  static_cast<double>(task.last - task.first);
       tasks.push_back(task);
     }
   }
@@ -183,9 +176,9 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
   places[kIn] = place_of(x, sizes[kIn]);
   places[kOut] = place_of(out, sizes[kOut]);
   for (int64_t b = 0; b < static_cast<int64_t>(places.size()); ++b) {
-    const Border border = border_of(plan, layout, b, sizes[b]);
+    const Size border = border_of(plan, layout, b);
     const bool direct =
-        (b == kIn && x.channels_last() && !border.needed()) || (b == kOut && out.channels_last());
+        (b == kIn && x.channels_last() && border == Size{}) || (b == kOut && out.channels_last());
     if (!direct) {
       scratch = place_in_scratch(places[b], plan.buffers[b], sizes[b], border, images, scratch);
     }
@@ -199,6 +192,7 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
     if (pack.tile) {
       own.v = std::max(own.v, pack.taps * v_plane(info));
       own.m = std::max(own.m, pack.taps * m_plane(info.chunk, kMaxGroups));
+      own.zeros = std::max(own.zeros, info.v_pitch);
     }
   }
   own.pooled = round_up(own.pooled, kGroup);
@@ -209,7 +203,7 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
   };
   const auto add_border = [&](int64_t b) {
     const Place& place = places[b];
-    if (place.before == Size{} && place.after == Size{}) return;
+    if (place.border == Size{}) return;
     Task task{Task::Op::kBorder};
     task.buffer = static_cast<int>(b);
     cut_rows(tasks, task, images, 1, static_cast<double>(place.image) / 2);
@@ -232,6 +226,8 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
       cut_step(tasks, *this, static_cast<int>(i),
                std::max<int64_t>(1, std::llround(parts * share)));
     }
+    std::stable_sort(tasks.begin() + (wave_end.empty() ? 0 : wave_end.back()), tasks.end(),
+                     [](const Task& a, const Task& b) { return a.position < b.position; });
     if (wave == 0) {
       for (int64_t b = kOut + 1; b < static_cast<int64_t>(places.size()); ++b) add_border(b);
     }

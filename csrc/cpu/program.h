@@ -29,8 +29,7 @@ struct Place {
   bool scratch = false;
   int64_t channels = 0;
   Size size;
-  Size before;         // the border above and to the left
-  Size after;          // below and to the right
+  Size border;
   int64_t offset = 0;  // of the first image's pixel (0, 0), in elements from the start of scratch
   int64_t image = 0;   // strides in elements
   int64_t row = 0;
@@ -46,7 +45,8 @@ struct Task {
   int64_t last = 0;     // kBorder: images; otherwise: image rows of all images
   int first_panel = 0;  // kStep
   int last_panel = 0;
-  double cost = 0;  // in multiply-adds, roughly
+  double position = 0;  // of its rows in the images, 0 to 1; neighbours go to one thread
+  double cost = 0;      // in multiply-adds, roughly
 };
 
 // What every task of a step needs to know.
@@ -63,7 +63,8 @@ struct Own {
   int64_t pooled = 0;  // pooled rows
   int64_t v = 0;       // Winograd's transformed input tiles
   int64_t m = 0;       // and their products with the weights
-  int64_t size() const { return pooled + v + m; }
+  int64_t zeros = 0;   // the pixels outside the image
+  int64_t size() const { return pooled + v + m + zeros; }
 };
 
 struct Program {

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "execute.h"
@@ -35,9 +37,36 @@ void pause() {
 #endif
 }
 
-// Hands out the tasks of one program to several threads, wave by wave. A thread first takes tasks
-// from its own share, which lies together in memory, then from the others'. It waits for tasks to
-// be done, never for a thread to arrive: so it cannot hang if the bodies run one after the other.
+// A range of tasks that its owner takes from the front, which lie together in memory, and others
+// from the back.
+class alignas(64) Share {
+ public:
+  void set(int first, int last) { range_.store(pack(first, last), std::memory_order_relaxed); }
+
+  // A task, or -1 if none is left.
+  int take(bool from_front) {
+    uint64_t range = range_.load(std::memory_order_relaxed);
+    for (;;) {
+      const int first = static_cast<int>(range >> 32);
+      const int last = static_cast<int>(range & 0xffffffff);
+      if (first == last) return -1;
+      const uint64_t rest = from_front ? pack(first + 1, last) : pack(first, last - 1);
+      if (range_.compare_exchange_weak(range, rest, std::memory_order_relaxed)) {
+        return from_front ? first : last - 1;
+      }
+    }
+  }
+
+ private:
+  static uint64_t pack(int first, int last) {
+    return static_cast<uint64_t>(first) << 32 | static_cast<uint64_t>(last);
+  }
+  std::atomic<uint64_t> range_{0};
+};
+
+// Hands out the tasks of one program to several threads, wave by wave, each thread its own share
+// and then what others have left. It waits for tasks to be done, never for a thread to arrive: so
+// it cannot hang if the bodies run one after the other.
 class Waves {
  public:
   Waves(const Program& program, int threads)
@@ -53,13 +82,12 @@ class Waves {
       for (int i = first; i < end; ++i) total += program.tasks[i].cost;
       double before = 0;
       for (int t = 0; t < threads; ++t) {
-        Share& share = shares_[wave * threads + t];
-        share.next.store(first, std::memory_order_relaxed);
+        const int start = first;
         while (first < end && (t == threads - 1 || before + program.tasks[first].cost / 2 <=
                                                        total * (t + 1) / threads)) {
           before += program.tasks[first++].cost;
         }
-        share.end = first;
+        shares_[wave * threads + t].set(start, first);
       }
     }
   }
@@ -69,7 +97,7 @@ class Waves {
       std::atomic<int>& left = left_[wave].count;
       for (int i = 0; i < threads_; ++i) {
         Share& share = shares_[wave * threads_ + (thread + i) % threads_];
-        for (int task; (task = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
+        for (int task; (task = share.take(i == 0)) >= 0;) {
           execute(program_, program_.tasks[task], operands);
           if (left.fetch_sub(1, std::memory_order_acq_rel) == 1) left.notify_all();
         }
@@ -82,10 +110,6 @@ class Waves {
   }
 
  private:
-  struct alignas(64) Share {
-    std::atomic<int> next{0};
-    int end = 0;
-  };
   struct alignas(64) Left {
     std::atomic<int> count{0};
   };
@@ -97,49 +121,56 @@ class Waves {
 
 }  // namespace
 
-void run(const Plan& plan, const PackLayout& layout, const Strided& x, const Strided& out,
-         const float* pack, const Kernels& kernels, int threads, const Parallel& parallel) {
+Prepared::Prepared(Plan plan, PackLayout layout, const Strided& x, const Strided& out,
+                   const Kernels& kernels, int threads)
+    : plan_(std::move(plan)),
+      layout_(std::move(layout)),
+      out_size_(out.image()),
+      threads_(threads) {
   const int64_t batch = x.size[0];
-  if (batch == 0) return;
-  // Whole images, a few at a time, run on one thread each as long as there are enough of them; the
-  // rest is shared by all threads. Small images are taken together so that weights are used more
-  // often per load.
+  // Small images are taken together so that weights are used more often per load.
   constexpr int64_t kPixels = 196;
   const int64_t pixels = x.size[2] * x.size[3];
   const int64_t per_thread = batch / threads;
-  const int64_t group =
+  group_ =
       std::clamp<int64_t>((kPixels + pixels - 1) / pixels, 1, std::max<int64_t>(per_thread, 1));
-  const int64_t groups = threads == 1 ? batch / group : per_thread / group * threads;
-  const int64_t rest = batch - groups * group;
-
-  std::unique_ptr<Program> alone, together;
-  if (groups) alone = std::make_unique<Program>(plan, layout, kernels, x, out, group, 1);
-  if (rest) {
-    // Eight tasks per thread and wave, so that a late thread costs little.
-    const int parts = threads == 1 ? 1 : 8 * threads;
-    together = std::make_unique<Program>(plan, layout, kernels, x, out, rest, parts);
+  groups_ = threads == 1 ? batch / group_ : per_thread / group_ * threads;
+  const int64_t rest = batch - groups_ * group_;
+  if (groups_) {
+    alone_ = std::make_unique<const Program>(plan_, layout_, kernels, x, out, group_, 1);
   }
-  const auto line = [](int64_t elements) { return (elements + 15) / 16 * 16; };
-  const int64_t images = alone ? line(alone->scratch) : 0;
-  const int64_t own =
-      images + line(std::max(alone ? alone->own.size() : 0, together ? together->own.size() : 0));
-  const int64_t shared = together ? line(together->scratch) : 0;
-  float* scratch = scratch_of_this_thread(shared + threads * own);
+  if (rest) {
+    // Two dozen tasks per thread and wave, so that a late thread costs little.
+    const int parts = threads == 1 ? 1 : 24 * threads;
+    together_ = std::make_unique<const Program>(plan_, layout_, kernels, x, out, rest, parts);
+  }
+}
 
-  std::unique_ptr<Waves> waves;
-  if (together) waves = std::make_unique<Waves>(*together, threads);
+void Prepared::run(const Strided& x, const Strided& out, const float* pack,
+                   const Parallel& parallel) const {
+  if (!alone_ && !together_) return;
+  const auto line = [](int64_t elements) { return (elements + 15) / 16 * 16; };
+  const int64_t images = alone_ ? line(alone_->scratch) : 0;
+  const Own& parts = (alone_ ? alone_ : together_)->own;  // the same in both
+  const int64_t own = images + line(parts.size());
+  const int64_t shared = together_ ? line(together_->scratch) : 0;
+  float* scratch = scratch_of_this_thread(shared + threads_ * own);
+
+  std::optional<Waves> waves;
+  if (together_) waves.emplace(*together_, threads_);
   std::atomic<int64_t> next_group{0};
-  parallel(threads, [&](int thread) {
+  parallel(threads_, [&](int thread) {
     float* mine = scratch + shared + thread * own;
+    std::fill_n(mine + images + parts.size() - parts.zeros, parts.zeros, 0.0f);
     Transformed transformed;
-    for (int64_t g; (g = next_group.fetch_add(1, std::memory_order_relaxed)) < groups;) {
+    for (int64_t g; (g = next_group.fetch_add(1, std::memory_order_relaxed)) < groups_;) {
       transformed = {};
-      const Operands operands{x, out, g * group, pack, mine, mine + images, &transformed};
-      for (const Task& task : alone->tasks) execute(*alone, task, operands);
+      const Operands operands{x, out, g * group_, pack, mine, mine + images, &transformed};
+      for (const Task& task : alone_->tasks) execute(*alone_, task, operands);
     }
     transformed = {};
     if (waves) {
-      waves->work(thread, {x, out, groups * group, pack, scratch, mine + images, &transformed});
+      waves->work(thread, {x, out, groups_ * group_, pack, scratch, mine + images, &transformed});
     }
   });
 }

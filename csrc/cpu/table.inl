@@ -5,6 +5,7 @@ static constexpr Kernels table(const char* name) {
           {0, kRows[1], kRows[2], kRows[3]},
           gemm,
           max_pool,
+          max_pool_row,
           average_pool,
           transpose,
           {{4, winograd_input<4>, winograd_output<4, 2>},

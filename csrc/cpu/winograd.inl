@@ -42,16 +42,23 @@ static inline void output_transform(const Vector* m, Vector* y) {
   }
 }
 
+// The first `count` lanes at p, zeros behind them.
+static inline Vector load_some(const float* p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  alignas(64) float lanes[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
 template <int P>
-static void winograd_input(const float* src, int64_t row, int64_t pixel, int64_t channels, float* v,
-                           int64_t plane) {
+static void winograd_input(const float* const* pixel, int64_t channels, float* v, int64_t plane) {
   for (int64_t c = 0; c < channels; c += kLanes) {
     Vector half[P][P];
 #pragma GCC unroll 8
     for (int x = 0; x < P; ++x) {
       Vector d[P], t[P];
 #pragma GCC unroll 8
-      for (int y = 0; y < P; ++y) d[y] = load(src + y * row + x * pixel + c);
+      for (int y = 0; y < P; ++y) d[y] = load_some(pixel[y * P + x] + c, channels - c);
       input_transform<P>(d, t);
 #pragma GCC unroll 8
       for (int y = 0; y < P; ++y) half[y][x] = t[y];

@@ -1,0 +1,97 @@
+#include <algorithm>
+#include <vector>
+
+#include "execute.h"
+
+namespace inception_fused::cpu {
+
+namespace {
+
+// Pools `count` output pixels of one row, from `at` on.
+class PoolRow {
+ public:
+  PoolRow(const Kernels& kernels, const Pool& pool, const Place& from, const float* base,
+          int64_t channels)
+      : kernels_(kernels),
+        pool_(pool),
+        from_(from),
+        base_(base),
+        channels_(channels),
+        tap_(static_cast<size_t>(pool.window.taps())) {}
+
+  void operator()(const Cursor& at, int64_t count, float* dst, int64_t dst_pixel) {
+    const Window& window = pool_.window;
+    if (pool_.kind == Kind::MAXPOOL && window.kernel.width == 3 && window.stride.width == 1) {
+      const int64_t x = at.x + 1 - window.padding.width;  // the middle of the window
+      const int rows = find_taps(at, x, x + 1);
+      kernels_.max_pool_row(tap_.data(), rows, from_.pixel, x > 0, x + count < from_.size.width,
+                            count, channels_, dst, dst_pixel);
+      return;
+    }
+    const float scale = 1.0f / static_cast<float>(window.taps());
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t left = (at.x + i) * window.stride.width - window.padding.width;
+      const int taps = find_taps(at, left, left + window.kernel.width);
+      if (pool_.kind == Kind::MAXPOOL) {
+        kernels_.max_pool(tap_.data(), taps, channels_, dst + i * dst_pixel);
+      } else {
+        kernels_.average_pool(tap_.data(), taps, channels_, scale, dst + i * dst_pixel);
+      }
+    }
+  }
+
+ private:
+  // The pixels of the window that are in the image, in columns [first, last).
+  int find_taps(const Cursor& at, int64_t first, int64_t last) {
+    const Window& window = pool_.window;
+    const int64_t top = at.y * window.stride.height - window.padding.height;
+    const int64_t bottom = std::min(top + window.kernel.height, from_.size.height);
+    last = std::min(last, from_.size.width);
+    int taps = 0;
+    for (int64_t y = std::max<int64_t>(top, 0); y < bottom; ++y) {
+      for (int64_t x = std::max<int64_t>(first, 0); x < last; ++x) {
+        tap_[taps++] = base_ + at.image * from_.image + y * from_.row + x * from_.pixel;
+      }
+    }
+    return taps;
+  }
+
+  const Kernels& kernels_;
+  const Pool& pool_;
+  const Place& from_;
+  const float* base_;
+  int64_t channels_;
+  std::vector<const float*> tap_;
+};
+
+}  // namespace
+
+void pool_pixels(const Kernels& kernels, const Pool& pool, const Place& from, const float* base,
+                 int64_t channels, Cursor at, int64_t count, float* dst) {
+  PoolRow row(kernels, pool, from, base, channels);
+  for (int64_t done = 0; done < count;) {
+    const int64_t run = std::min(count - done, at.size.width - at.x);
+    row(at, run, dst + done * channels, channels);
+    at.next(run);
+    done += run;
+  }
+}
+
+void run_pool(const Program& program, const Task& task, const Operands& operands) {
+  const Step& step = program.plan.steps[task.step];
+  const Pool pool{step.kind, step.window};
+  const Slice& slice = step.dst[0].slice;
+  const Place& to = program.places[slice.buffer];
+  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
+  float* dst = base_of(program, slice.buffer, operands) + slice.offset;
+  PoolRow row(program.kernels, pool, program.places[step.src.buffer], src, step.src.channels);
+  Cursor at(to.size, task.first);
+  for (int64_t i = task.first; i < task.last;) {
+    const int64_t run = std::min(task.last - i, to.size.width - at.x);
+    row(at, run, dst + at.image * to.image + at.y * to.row + at.x * to.pixel, to.pixel);
+    at.next(run);
+    i += run;
+  }
+}
+
+}  // namespace inception_fused::cpu
