@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import inception_fused
-from inception_fused.module import fusion_of
+from inception_fused.fusion import fusion_of
 
 from . import engines
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from . import ops, reference
 from .plan import Plan
+from .tuning import cpu_tuning
+
+Tuning = tuple[int, ...]
+"""A back end's choice per step; empty: its plainest."""
+
+
+class Pack(Protocol):
+    """Prepares the weights of a plan; the weights by weight index, OIHW, the biases (O,)."""
+
+    def __call__(
+        self, plan: Plan, weights: Sequence[Tensor], biases: Sequence[Tensor], tuning: Tuning = ()
+    ) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -17,15 +30,16 @@ class Backend:
     """What runs a plan.
 
     ``unavailable()`` says why this machine cannot use it, ``why_not(plan, x)`` why these arguments
-    cannot; None means that they can. ``pack(plan, weights, biases)`` prepares the weights (by
-    weight index, OIHW and (O,)) once; ``run(plan, x, packed)`` computes the output.
+    cannot; None means that they can. ``tuning(plan, x)`` is its choice per step for such an x,
+    ``pack`` prepares the weights once per tuning, ``run(plan, x, packed)`` computes the output.
     """
 
     name: str
     unavailable: Callable[[], str | None]
     why_not: Callable[[Plan, Tensor], str | None]
-    pack: Callable[[Plan, Sequence[Tensor], Sequence[Tensor]], list[Tensor]]
+    pack: Pack
     run: Callable[[Plan, Tensor, list[Tensor]], Tensor]
+    tuning: Callable[[Plan, Tensor], Tuning] = lambda plan, x: ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,14 @@ def _cpu_why_not(plan: Plan, x: Tensor) -> str | None:
     return None
 
 
+def _cpu_tuning(plan: Plan, x: Tensor) -> Tuning:
+    # A size that torch.compile keeps open must not decide: the graph would hold for one size only.
+    batch, _, height, width = (n if isinstance(n, int) else None for n in x.shape)
+    if height is None or width is None:
+        return ()
+    return cpu_tuning(plan, batch or 1, height, width)
+
+
 def _reference_why_not(plan: Plan, x: Tensor) -> str | None:
     if x.dtype not in reference.DTYPES:
         return f"x is {x.dtype}, not floating-point"
@@ -55,16 +77,17 @@ TABLE: tuple[Backend, ...] = (
         "cpu",
         lambda: ops.NOT_LOADED,
         _cpu_why_not,
-        lambda plan, weights, biases: [
-            torch.ops.inception_fused.pack(list(weights), list(biases), plan.code)
+        lambda plan, weights, biases, tuning=(): [
+            torch.ops.inception_fused.pack(list(weights), list(biases), plan.code, tuning)
         ],
         lambda plan, x, packed: torch.ops.inception_fused.run(x, packed[0], plan.code),
+        _cpu_tuning,
     ),
     Backend(
         "reference",
         lambda: None,
         _reference_why_not,
-        lambda plan, weights, biases: [*weights, *biases],
+        lambda plan, weights, biases, tuning=(): [*weights, *biases],
         lambda plan, x, packed: reference.run(
             plan, x, packed[: len(packed) // 2], packed[len(packed) // 2 :]
         ),

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .find import find
-from .module import FusedInception, fusion_of, swap, unswap
+from .fusion import Options, fusion_of
+from .module import FusedInception, swap, unswap
 from .trace import all_modules
 
 
@@ -43,7 +44,12 @@ class Report:
         return "\n".join(map(str, self.lines)) or "no Inception module was found"
 
 
-def fuse(model: nn.Module, example_input: Tensor | None = None, backend: str = "auto") -> nn.Module:
+def fuse(
+    model: nn.Module,
+    example_input: Tensor | None = None,
+    backend: str = "auto",
+    winograd: bool = True,
+) -> nn.Module:
     """Fuses every Inception module of the model, in place, and returns the model.
 
     Modules are found by what their forward executes, and each is compared with the original on
@@ -55,6 +61,7 @@ def fuse(model: nn.Module, example_input: Tensor | None = None, backend: str = "
             is then run on it once, in eval mode.
         backend: "auto" takes the first back end that can run a call, or the original; the name of
             a back end asks for that one.
+        winograd: False keeps the CPU back end to direct convolution (:class:`FusedInception`).
 
     Raises:
         TypeError: model is not an nn.Module.
@@ -64,7 +71,7 @@ def fuse(model: nn.Module, example_input: Tensor | None = None, backend: str = "
     verdicts = find(model, example_input)
     for verdict in verdicts:
         if verdict.match is not None and not isinstance(verdict.module, FusedInception):
-            swap(verdict.module, verdict.match, backend)
+            swap(verdict.module, verdict.match, Options(backend, winograd))
     if not any(isinstance(m, FusedInception) for m in model.modules()) and not any(
         isinstance(v.module, FusedInception) for v in verdicts
     ):

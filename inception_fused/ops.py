@@ -47,13 +47,7 @@ def _register_fakes() -> None:
     def run(x: Tensor, pack: Tensor, plan: Sequence[int]) -> Tensor:
         decoded = Plan.decode([int(i) for i in plan])
         torch._check(x.dim() == 4 and x.shape[1] == decoded.in_channels)
-        height, width = decoded.sizes(x.shape[2], x.shape[3])[1]
-        return torch.empty(
-            (x.shape[0], decoded.out_channels, height, width),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=reference.output_format(x),
-        )
+        return reference.empty_output(decoded, x)
 
     def run_out(x: Tensor, pack: Tensor, plan: Sequence[int], *, out: Tensor) -> None:
         return None

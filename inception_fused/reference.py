@@ -62,6 +62,17 @@ def output_format(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
+def empty_output(plan: Plan, x: Tensor) -> Tensor:
+    """The output for x, not computed: (N, plan.out_channels, H', W') as :func:`run` returns it."""
+    height, width = plan.sizes(x.shape[2], x.shape[3])[1]
+    return torch.empty(
+        (x.shape[0], plan.out_channels, height, width),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=output_format(x),
+    )
+
+
 def run(plan: Plan, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Runs the plan; returns (N, plan.out_channels, H', W') in x's dtype and memory format.
 

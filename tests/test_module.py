@@ -236,7 +236,7 @@ def test_compile_fullgraph_dynamic_batch(pair: tuple) -> None:
         x = torch.randn(batch, zoo.C, 8, 8)
         _close(compiled(x), stock(x))
     assert len(graphs) == 1
-    assert "inception_fused.run" in graphs[0].code
+    assert "inception_fused.module" in graphs[0].code
     stock.one.layers[0].weight.mul_(2)
     fused.one.layers[0].weight.mul_(2)
     _close(compiled(x), stock(x))

@@ -1,0 +1,195 @@
+"""What a fused module knows, and its call: guards, choice of the back end, packed weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import graph, ops
+from .backends import Backend, Tuning, choose
+from .find import FUSION, fold_all, parameters_of
+from .match import Match
+from .plan import lower
+from .trace import all_modules
+from .watch import Watch, sharded
+
+_REMEMBERED = 64  # shapes of x whose back end is kept
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for: a back end's name or "auto", and whether Winograd's is allowed."""
+
+    backend: str = "auto"
+    winograd: bool = True
+
+
+@dataclass(frozen=True)
+class Route:
+    """How to run inputs of one shape: the back end, or None for the original, and why."""
+
+    backend: Backend | None
+    reason: str
+    tuning: Tuning = ()
+
+
+class Fusion:
+    """What a fused module knows: the plan, the places of its parameters, and the packed weights.
+
+    Attributes:
+        spec, plan: what is computed.
+        sources: the places of the parameters of each convolution.
+        options: what the user asked for.
+        taken: the back end of the last call, or "original"; "" before the first call.
+        reason: why the last call took what it took; "" if there is nothing to say.
+    """
+
+    def __init__(self, module: nn.Module, match: Match, options: Options) -> None:
+        self.module = module
+        self.match = match
+        self.spec = match.spec
+        self.sources = match.sources
+        self.plan = lower(match.spec)
+        self.options = options
+        self.taken = ""
+        self.reason = ""
+        self.drop()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fusion:
+        match = Match(self.match.spec, tuple(copy.deepcopy(s, memo) for s in self.match.sources))
+        return Fusion(copy.deepcopy(self.module, memo), match, self.options)
+
+    def drop(self) -> None:
+        """Forgets the packed weights and everything seen; the next call looks again."""
+        self._watch: Watch | None = None
+        self._packs: dict[Any, list[Tensor]] = {}
+        self._routes: dict[Any, Route] = {}
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """The module's output; None if the original must run, then :attr:`reason` says why."""
+        if torch.compiler.is_compiling():
+            return self._live(x)
+        if torch._C._get_tracing_state() is not None:
+            return self._original("torch.jit.trace is recording")
+        if torch._C._are_functorch_transforms_active():
+            return self._original("a torch.func transform (grad, vmap, ...) is active")
+        if torch._C._len_torch_dispatch_stack():
+            return self._live(x)
+        if type(x) is not Tensor and type(x) is not nn.Parameter:
+            return self._original(f"the input is a {type(x).__name__}")
+        watch = self._watch
+        if watch is None:
+            watch = Watch(self.module, self.sources)
+        elif (reason := watch.reason()) is not None:
+            return self._original(reason)
+        if not watch.unchanged() or sharded():
+            if (reason := watch.reason() or watch.note()) is not None:
+                return self._original(reason)
+            self._packs.clear()
+            self._routes.clear()
+            self._watch = watch
+        autocast = torch.is_autocast_enabled(x.device.type)
+        key = (x.dtype, x.device, x.shape, x.stride(), autocast)
+        route = self._routes.get(key)
+        if route is None:
+            if len(self._routes) >= _REMEMBERED:
+                self._routes.clear()
+            route = self._routes[key] = self._route(x, autocast)
+        if route.backend is None:
+            return self._original(route.reason)
+        if autocast:
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return self._run(route, route.backend, x, watch.tensors)
+
+    def _original(self, reason: str) -> Tensor | None:
+        self.taken, self.reason = "original", reason
+        self.drop()
+        return None
+
+    def _route(self, x: Tensor, autocast: bool, tuned: bool = True) -> Route:
+        """How to run such an x; the reason says why not the fused path or a back end before."""
+        weight = self.sources[0].weight.tensor()
+        assert weight is not None
+        if x.dim() != 4 or x.shape[1] != self.plan.in_channels:
+            return Route(None, f"the input has shape {tuple(x.shape)}")
+        if x.device != weight.device:
+            return Route(None, f"the input is on {x.device}, the parameters are on {weight.device}")
+        if autocast:
+            if any(all(s.kind.is_pool for s in b) for b in self.spec.branches):
+                return Route(None, "under autocast a branch without a convolution keeps its dtype")
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        elif x.dtype != weight.dtype:
+            return Route(None, f"the input is {x.dtype}, the parameters are {weight.dtype}")
+        try:
+            self.plan.sizes(x.shape[2], x.shape[3])
+            choice = choose(self.plan, x, self.options.backend)
+        except ValueError as error:
+            return Route(None, str(error))
+        reason = "; ".join(f"{name}: {why}" for name, why in choice.refused)
+        backend = choice.backend
+        if backend.name == "reference" and self.options.backend != "reference":
+            return Route(None, reason or "the reference back end is not faster than the original")
+        tuning = backend.tuning(self.plan, x) if tuned and self.options.winograd else ()
+        return Route(backend, reason, tuning)
+
+    def _run(self, route: Route, backend: Backend, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+        self.taken, self.reason = backend.name, route.reason
+        key = (backend.name, x.dtype, route.tuning)
+        packed = self._packs.get(key)
+        if packed is None:
+            # A pack made in inference mode could not be used in autograd later.
+            with torch.inference_mode(False), torch.no_grad():
+                packed = backend.pack(self.plan, *self._folded(x.dtype), route.tuning)
+            self._packs[key] = packed
+        if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
+            weights, biases = self._folded(x.dtype)
+            return ops.differentiable(backend.run, self.plan, x, packed, weights, biases)
+        result: Tensor = backend.run(self.plan, x, packed)
+        return result
+
+    def _folded(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+        weights, biases = fold_all(self.sources)
+        return [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+
+    def _live(self, x: Tensor) -> Tensor | None:
+        """The call as a graph records it, from the parameters; nothing is kept here."""
+        modules = all_modules(self.module)
+        if any(m.training for m in modules):
+            return None
+        for m in modules:
+            if m is not self.module and (m._forward_hooks or m._forward_pre_hooks):
+                return None
+        autocast = torch.is_autocast_enabled(x.device.type)
+        route = self._route(x, autocast, tuned=False)
+        backend = route.backend
+        if backend is None:
+            return None
+        if autocast:
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        tensors = [p.tensor() for s in self.sources for p in s.places()]
+        needs_grad = torch.is_grad_enabled() and (
+            x.requires_grad or any(t is not None and t.requires_grad for t in tensors)
+        )
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not needs_grad:
+            parameters = [parameters_of(s) for s in self.sources]
+            options = self.options
+            return graph.call(x, parameters, self.plan, options.backend, options.winograd)
+        weights, biases = self._folded(x.dtype)
+        packed = backend.pack(
+            self.plan, [w.detach() for w in weights], [b.detach() for b in biases]
+        )
+        if needs_grad:
+            return ops.differentiable(backend.run, self.plan, x, packed, weights, biases)
+        result: Tensor = backend.run(self.plan, x, packed)
+        return result
+
+
+def fusion_of(module: nn.Module) -> Fusion | None:
+    """What a fused module knows; None for any other."""
+    fusion = module.__dict__.get(FUSION)
+    return fusion if isinstance(fusion, Fusion) else None
