@@ -120,7 +120,7 @@ class Fusion:
         if x.device != weight.device:
             return Route(None, f"the input is on {x.device}, the parameters are on {weight.device}")
         if autocast:
-            if any(all(s.kind.is_pool for s in b) for b in self.spec.branches):
+            if any(all(s.kind.is_pool for s in p) for p in self.spec.paths()):
                 return Route(None, "under autocast a branch without a convolution keeps its dtype")
             x = x.to(torch.get_autocast_dtype(x.device.type))
         elif x.dtype != weight.dtype:

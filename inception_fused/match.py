@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from torch import nn
 
-from .spec import Activation, Kind, Spec, Stage
+from .spec import Activation, Branch, Fork, Kind, Spec, Stage
 from .trace import Place, Refused, Trace, Value
 
 
@@ -98,25 +99,55 @@ def match_cat(output: Value, source: Value) -> Match:
     output, relu_behind = _peel(output)
     if output.op != "cat":
         raise Refused(f"its output comes from {_name(output)}, not from a concatenation")
-    branches = []
-    sources: list[Source] = []
-    seen: set[int] = set()
-    for leaf, relu in _leaves(output, relu_behind):
-        chain = _chain(leaf, source)
-        convolutions = {id(v) for v in chain if v.op == "convolution"}
-        if convolutions & seen:
-            raise Refused("two branches share a convolution")
-        seen |= convolutions
-        stages, branch_sources = _stages(chain + ([Value("relu")] if relu else []))
-        branches.append(stages)
-        sources += branch_sources
-    spec = Spec(source.shape[1], tuple(branches))
+    chains = [
+        _chain(leaf, source) + ([Value("relu")] if relu else [])
+        for leaf, relu in _leaves(output, relu_behind)
+    ]
+    branches, sources = _branches(chains)
+    spec = Spec(source.shape[1], branches)
     _check_worthwhile(spec)
     return Match(spec, tuple(sources))
 
 
+def _branches(chains: list[list[Value]]) -> tuple[tuple[Branch, ...], list[Source]]:
+    """The branches of chains that start at one value; a convolution that several share forks."""
+    groups: list[list[list[Value]]] = []
+    firsts: list[int | None] = []
+    for chain in chains:
+        first = next((id(v) for v in chain if v.op == "convolution"), None)
+        if groups and first is not None and first == firsts[-1]:
+            groups[-1].append(chain)
+        elif first is not None and first in firsts:
+            raise Refused("branches that share a convolution are not next to each other")
+        else:
+            groups.append([chain])
+            firsts.append(first)
+    branches: list[Branch] = []
+    sources: list[Source] = []
+    for group in groups:
+        common = len(group[0]) if len(group) == 1 else _common(group)
+        stages, found = _stages(group[0][:common])
+        sources += found
+        if len(group) > 1:
+            if any(len(chain) == common for chain in group):
+                raise Refused("one branch is a part of another")
+            inner, found = _branches([chain[common:] for chain in group])
+            sources += found
+            branches.append((*stages, Fork(inner)))
+        else:
+            branches.append(stages)
+    return tuple(branches), sources
+
+
+def _common(chains: list[list[Value]]) -> int:
+    """The number of operators that all chains start with."""
+    positions = enumerate(zip_longest(*chains))
+    apart = (i for i, values in positions if any(v is not values[0] for v in values))
+    return next(apart, len(chains[0]))
+
+
 def _check_worthwhile(spec: Spec) -> None:
-    kinds = [{s.kind for s in b} for b in spec.branches]
+    kinds = [{s.kind for s in p} for p in spec.paths()]
     if sum(bool(k & {Kind.POINTWISE, Kind.CONV}) for k in kinds) < 2:
         raise Refused("fewer than two branches have a convolution")
     if not any(Kind.CONV in k for k in kinds):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from .spec import Activation, Convolution, Kind, Spec, Stage, Window
+from .spec import Activation, Branch, Convolution, Fork, Kind, Spec, Stage, Window
 
 IN, OUT = 0, 1
 """Buffer indices of the module's input and output; scratch buffers follow."""
@@ -296,63 +296,112 @@ def lower(spec: Spec) -> Plan:
 
     * A pool directly before a 1x1 convolution becomes the operand load of that convolution.
     * All 1x1 convolutions of one source (and one folded pool, or none) become one step.
-    * The n-th step of a branch is in wave n, so equal depths of all branches run together.
+    * The n-th step of a branch is in wave n, so equal depths of all branches run together; the
+      branches of a fork go on counting.
+    * A pool before a fork is folded into the 1x1 convolutions behind it, too.
     * Results that a later wave reads go to one scratch buffer per wave and image size.
     """
-    buffers = [spec.in_channels, spec.out_channels]
-    scratch: dict[object, int] = {}
-    merged: dict[object, list[Destination]] = {}
-    steps: list[tuple[Kind, Window, Slice, list[Destination], int, Pool | None]] = []
-    out_offset = 0
-    weight = 0
-    for branch, branch_channels in zip(spec.branches, spec.branch_channels, strict=True):
-        src = Slice(IN, 0, spec.in_channels)
-        geometry: tuple[Window, ...] = ()  # what has changed the image size so far
-        for wave, (stage, pool) in enumerate(links := _fold_pools(branch)):
-            channels = stage.out_channels or src.channels
-            geometry += tuple(
-                w for w in (*([pool.window] if pool else []), stage.window) if not w.keeps_size
-            )
-            if wave == len(links) - 1:
-                target = Slice(OUT, out_offset, branch_channels)
-                out_offset += branch_channels
+    lowering = _Lowering(spec)
+    for branch in spec.branches:
+        lowering.add(branch, Slice(IN, 0, spec.in_channels), (), 0)
+    return lowering.plan()
+
+
+class _Lowering:
+    def __init__(self, spec: Spec) -> None:
+        self._buffers = [spec.in_channels, spec.out_channels]
+        self._scratch: dict[object, int] = {}
+        self._merged: dict[object, list[Destination]] = {}
+        self._steps: list[tuple[Kind, Window, Slice, list[Destination], int, Pool | None]] = []
+        self._out_end = 0
+        self._weights = 0
+
+    def add(self, branch: Branch, src: Slice, geometry: tuple[Window, ...], wave: int) -> None:
+        """Adds the steps of a branch that reads src.
+
+        Args:
+            geometry: the windows that have changed the image size before.
+            wave: of the branch's first step.
+        """
+        fork = branch[-1] if isinstance(branch[-1], Fork) else None
+        stages = [item for item in branch if isinstance(item, Stage)]
+        # A pool before a fork is left to those of its branches that can fold it.
+        held = stages.pop() if fork and stages[-1].kind.is_pool else None
+        links = _fold_pools(stages)
+        for number, (stage, pool) in enumerate(links):
+            last = fork is None and number == len(links) - 1
+            src, geometry = self._link(stage, pool, src, geometry, wave, last)
+            wave += 1
+        if fork is None:
+            return
+        firsts = (b[0] for b in fork.branches)
+        folds = [isinstance(s, Stage) and s.kind is Kind.POINTWISE for s in firsts]
+        pooled = (src, geometry, wave)
+        if held and not all(folds):
+            pooled = (*self._link(held, None, src, geometry, wave, False), wave + 1)
+        for rest, fold in zip(fork.branches, folds, strict=True):
+            if held and fold:
+                self.add((held, *rest), src, geometry, wave)
             else:
-                key = (wave, geometry)
-                if key not in scratch:
-                    scratch[key] = len(buffers)
-                    buffers.append(0)
-                buffer = scratch[key]
-                target = Slice(buffer, buffers[buffer], channels)
-                buffers[buffer] += channels
-            if stage.kind.is_pool:
-                dst = Destination(target)
-            else:
-                dst = Destination(target, weight, stage.activation)
-                weight += 1
-            merge_key = (src, pool)
-            if stage.kind is Kind.POINTWISE and merge_key in merged:
-                merged[merge_key].append(dst)
-            else:
-                destinations = [dst]
-                if stage.kind is Kind.POINTWISE:
-                    merged[merge_key] = destinations
-                steps.append((stage.kind, stage.window, src, destinations, wave, pool))
-            src = target
-    plan = Plan(
-        tuple(buffers),
-        tuple(
+                self.add(rest, *pooled)
+
+    def _link(
+        self,
+        stage: Stage,
+        pool: Pool | None,
+        src: Slice,
+        geometry: tuple[Window, ...],
+        wave: int,
+        last: bool,
+    ) -> tuple[Slice, tuple[Window, ...]]:
+        """Adds one step; returns where its result is, and the geometry of that."""
+        windows = (*([pool.window] if pool else []), stage.window)
+        geometry += tuple(w for w in windows if not w.keeps_size)
+        target = self._target(stage.out_channels or src.channels, geometry, wave, last)
+        self._step(stage, pool, src, target, wave)
+        return target, geometry
+
+    def _target(self, channels: int, geometry: object, wave: int, last: bool) -> Slice:
+        if last:
+            self._out_end += channels
+            return Slice(OUT, self._out_end - channels, channels)
+        key = (wave, geometry)
+        if key not in self._scratch:
+            self._scratch[key] = len(self._buffers)
+            self._buffers.append(0)
+        buffer = self._scratch[key]
+        self._buffers[buffer] += channels
+        return Slice(buffer, self._buffers[buffer] - channels, channels)
+
+    def _step(self, stage: Stage, pool: Pool | None, src: Slice, target: Slice, wave: int) -> None:
+        if stage.kind.is_pool:
+            dst = Destination(target)
+        else:
+            dst = Destination(target, self._weights, stage.activation)
+            self._weights += 1
+        merge_key = (src, pool)
+        if stage.kind is Kind.POINTWISE and merge_key in self._merged:
+            self._merged[merge_key].append(dst)
+            return
+        destinations = [dst]
+        if stage.kind is Kind.POINTWISE:
+            self._merged[merge_key] = destinations
+        self._steps.append((stage.kind, stage.window, src, destinations, wave, pool))
+
+    def plan(self) -> Plan:
+        steps = (
             Step(kind, window, src, tuple(dst), wave, pool)
-            for kind, window, src, dst, wave, pool in sorted(steps, key=lambda s: s[4])
-        ),
-    )
-    plan.check()
-    return plan
+            for kind, window, src, dst, wave, pool in sorted(self._steps, key=lambda s: s[4])
+        )
+        plan = Plan(tuple(self._buffers), tuple(steps))
+        plan.check()
+        return plan
 
 
-def _fold_pools(branch: tuple[Stage, ...]) -> list[tuple[Stage, Pool | None]]:
-    """The branch's stages, each with the pool that its operand load takes over, if any."""
+def _fold_pools(stages: Sequence[Stage]) -> list[tuple[Stage, Pool | None]]:
+    """The stages, each with the pool that its operand load takes over, if any."""
     links: list[tuple[Stage, Pool | None]] = []
-    for stage in branch:
+    for stage in stages:
         if stage.kind is Kind.POINTWISE and links and links[-1][0].kind.is_pool:
             pooled, _ = links.pop()
             links.append((stage, Pool(pooled.kind, pooled.window)))

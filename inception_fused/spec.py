@@ -5,10 +5,11 @@ Only the standard library is needed here; nothing in this file knows torch, memo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
+from typing import TypeAlias
 
 
 class Kind(IntEnum):
@@ -152,19 +153,44 @@ class Convolution:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """The end of a branch that splits: each of its branches reads what the stages before gave.
+
+    SqueezeNet's Fire module is one branch of a 1x1 stage and a fork into a 1x1 and a 3x3; the
+    last modules of Inception v3 fork into a 1x3 and a 3x1.
+    """
+
+    branches: tuple[Branch, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "branches", _branches(self.branches))
+
+
+Branch: TypeAlias = tuple[Stage | Fork, ...]
+"""Stages, the first one first; the last item may be a fork, if a stage is before it."""
+
+
+def _branches(given: Iterable[Iterable[Stage | Fork]]) -> tuple[Branch, ...]:
+    branches = tuple(tuple(b) for b in given)
+    if not all(isinstance(item, Stage | Fork) for branch in branches for item in branch):
+        raise TypeError(f"branches must be sequences of Stage, got {branches!r}")
+    if not branches or not all(branches):
+        raise ValueError("branches must hold at least one branch of at least one stage each")
+    if any(isinstance(item, Fork) for b in branches for item in (b[0], *b[:-1])):
+        raise ValueError("a fork must be the last item of a branch and follow a stage")
+    return branches
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A module: every branch reads the same input, the outputs are concatenated on dim 1."""
 
     in_channels: int
-    branches: tuple[tuple[Stage, ...], ...]
+    branches: tuple[Branch, ...]
 
     def __post_init__(self) -> None:
         _natural("in_channels", self.in_channels, 1)
-        object.__setattr__(self, "branches", tuple(tuple(b) for b in self.branches))
-        if not all(isinstance(stage, Stage) for branch in self.branches for stage in branch):
-            raise TypeError(f"branches must be sequences of Stage, got {self.branches!r}")
-        if not self.branches or not all(self.branches):
-            raise ValueError("branches must hold at least one branch of at least one stage each")
+        object.__setattr__(self, "branches", _branches(self.branches))
 
     @property
     def out_channels(self) -> int:
@@ -174,18 +200,22 @@ class Spec:
     def branch_channels(self) -> tuple[int, ...]:
         """Channels that each branch adds to the concatenated output."""
         return tuple(
-            next((s.out_channels for s in reversed(b) if not s.kind.is_pool), self.in_channels)
-            for b in self.branches
+            sum(
+                next((s.out_channels for s in reversed(p) if not s.kind.is_pool), self.in_channels)
+                for p in _paths(branch)
+            )
+            for branch in self.branches
         )
+
+    def paths(self) -> Iterator[tuple[Stage, ...]]:
+        """Every way from the input to the output, in the order of the output's channels."""
+        for branch in self.branches:
+            yield from _paths(branch)
 
     def convolutions(self) -> Iterator[Convolution]:
         """Every convolution, branch by branch, first stage first: the order of the weights."""
         for branch in self.branches:
-            channels = self.in_channels
-            for stage in branch:
-                if not stage.kind.is_pool:
-                    yield Convolution(channels, stage.out_channels, stage.window.kernel)
-                    channels = stage.out_channels
+            yield from _convolutions(branch, self.in_channels)
 
     @classmethod
     def v1(
@@ -239,6 +269,25 @@ class Spec:
                 (Stage.pool(),),
             ),
         )
+
+
+def _paths(branch: Branch) -> Iterator[tuple[Stage, ...]]:
+    stages = tuple(item for item in branch if isinstance(item, Stage))
+    fork = branch[-1]
+    if isinstance(fork, Fork):
+        yield from (stages + rest for b in fork.branches for rest in _paths(b))
+    else:
+        yield stages
+
+
+def _convolutions(branch: Branch, channels: int) -> Iterator[Convolution]:
+    for item in branch:
+        if isinstance(item, Fork):
+            for b in item.branches:
+                yield from _convolutions(b, channels)
+        elif not item.kind.is_pool:
+            yield Convolution(channels, item.out_channels, item.window.kernel)
+            channels = item.out_channels
 
 
 # The paper's Table 1: in, #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.

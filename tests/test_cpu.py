@@ -10,7 +10,7 @@ import torch
 from inception_fused import ops, reference
 from inception_fused.backends import TABLE
 from inception_fused.plan import lower
-from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Activation, Kind, Spec, Stage
+from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Activation, Fork, Kind, Spec, Stage
 
 OP = torch.ops.inception_fused
 CPU = next(b for b in TABLE if b.name == "cpu")
@@ -19,6 +19,21 @@ ODD = {
     "naive": Spec.naive(10, 3, 5, 7),
     "stacked": Spec.v1(67, 11, 13, 17, 5, 19, 23, (3, 3)),
     "k7 linear": Spec.v1(5, 1, 2, 3, 4, 5, 6, 7, Activation.NONE),
+    "forked": Spec(
+        9,
+        (
+            (Stage.conv(5), Fork(((Stage.conv(7),), (Stage.conv(6, 3),)))),
+            (
+                Stage.conv(4, 3),
+                Fork(
+                    (
+                        (Stage.conv(3, (1, 3)), Fork(((Stage.pool(),), (Stage.conv(2),)))),
+                        (Stage.pool(), Stage.conv(8, 5)),
+                    )
+                ),
+            ),
+        ),
+    ),
     "strided": Spec(
         6,
         (

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from strategies import specs
 
 from inception_fused.plan import IN, OUT, Destination, Plan, Pool, Slice, Step, lower
-from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Activation, Kind, Spec, Stage, Window
+from inception_fused.spec import (
+    GOOGLENET,
+    GOOGLENET_SIZE,
+    Activation,
+    Branch,
+    Fork,
+    Kind,
+    Spec,
+    Stage,
+    Window,
+)
 
 RELU = Activation.RELU
 SCRATCH = 2
@@ -60,6 +70,34 @@ def test_3a_is_lowered_as_designed() -> None:
     )
 
 
+def test_fire_is_one_pointwise_step_and_two_readers() -> None:
+    fire = Spec(96, ((Stage.conv(16), Fork(((Stage.conv(64),), (Stage.conv(64, 3),)))),))
+    squeezed = Slice(SCRATCH, 0, 16)
+    squeeze, one, three = lower(fire).steps
+    assert squeeze.dst == (Destination(squeezed, 0, RELU),)
+    assert (one.src, one.wave, one.dst) == (squeezed, 1, (Destination(Slice(OUT, 0, 64), 1, RELU),))
+    assert (three.src, three.wave) == (squeezed, 1)
+    assert three.dst == (Destination(Slice(OUT, 64, 64), 2, RELU),)
+
+
+def test_the_pointwise_branches_of_a_fork_are_one_step() -> None:
+    fork = Fork(((Stage.conv(2),), (Stage.conv(3),), (Stage.pool(), Stage.conv(4))))
+    steps = lower(Spec(5, ((Stage.conv(6), fork),))).steps
+    assert [s.out_channels for s in steps] == [6, 5, 4]
+
+
+def test_a_pool_before_a_fork_is_folded_where_it_can_be() -> None:
+    branches = ((Stage.conv(2),), (Stage.conv(3, 3),))
+    steps = lower(Spec(5, ((Stage.pool(), Fork(branches)),))).steps
+    assert [(s.kind, s.pre is not None, s.wave) for s in steps] == [
+        (Kind.MAXPOOL, False, 0),
+        (Kind.POINTWISE, True, 0),
+        (Kind.CONV, False, 1),
+    ]
+    steps = lower(Spec(5, ((Stage.pool(), Fork(branches[:1])),))).steps
+    assert [(s.kind, s.pre is not None) for s in steps] == [(Kind.POINTWISE, True)]
+
+
 @given(specs())
 def test_every_channel_is_written_once_and_read_only_in_a_later_wave(spec: Spec) -> None:
     plan = lower(spec)
@@ -75,14 +113,16 @@ def test_every_channel_is_written_once_and_read_only_in_a_later_wave(spec: Spec)
 
 
 @given(specs())
-def test_each_branch_ends_in_its_own_slice_of_the_output(spec: Spec) -> None:
+def test_each_path_ends_in_its_own_slice_of_the_output(spec: Spec) -> None:
     ends = sorted(
         (d.slice.offset, d.slice.channels)
         for step in lower(spec).steps
         for d in step.dst
         if d.slice.buffer == OUT
     )
-    assert tuple(channels for _, channels in ends) == spec.branch_channels
+    last = [[s.out_channels for s in path if not s.kind.is_pool] for path in spec.paths()]
+    assert [channels for _, channels in ends] == [(w or [spec.in_channels])[-1] for w in last]
+    assert spec.out_channels == sum(channels for _, channels in ends)
 
 
 @given(specs())
@@ -108,15 +148,22 @@ def test_every_weight_is_used_once_in_the_spec_s_order_and_shape(spec: Spec) -> 
 
 @given(specs(), st.integers(0, 3), st.integers(5, 20), st.integers(5, 20))
 def test_multiply_adds_are_those_of_the_spec(spec: Spec, batch: int, height: int, width: int):
-    expected = 0
-    for branch in spec.branches:
-        size, channels = (height, width), spec.in_channels
-        for stage in branch:
-            size = stage.window.output_size(size)
-            if not stage.kind.is_pool:
-                taps = stage.window.kernel[0] * stage.window.kernel[1]
-                expected += size[0] * size[1] * taps * channels * stage.out_channels
-                channels = stage.out_channels
+    def count(branches: tuple[Branch, ...], size: tuple[int, int], channels: int) -> int:
+        total = 0
+        for branch in branches:
+            at, depth = size, channels
+            for item in branch:
+                if isinstance(item, Fork):
+                    total += count(item.branches, at, depth)
+                    continue
+                at = item.window.output_size(at)
+                if not item.kind.is_pool:
+                    taps = item.window.kernel[0] * item.window.kernel[1]
+                    total += at[0] * at[1] * taps * depth * item.out_channels
+                    depth = item.out_channels
+        return total
+
+    expected = count(spec.branches, (height, width), spec.in_channels)
     assert lower(spec).macs(batch, height, width) == batch * expected
 
 

@@ -59,7 +59,7 @@ def test_run_is_the_plain_module(
     x = integers((batch, spec.in_channels, height, width), torch.float64)
     x = x.to(memory_format=memory_format)
     before = x.clone()
-    averages = any(s.kind is Kind.AVGPOOL for b in spec.branches for s in b)
+    averages = any(s.kind is Kind.AVGPOOL for p in spec.paths() for s in p)
     with torch.no_grad():
         got = reference.run(lower(spec), x, *parameters(module))
         tolerance = 1e-12 if averages else 0

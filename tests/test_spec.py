@@ -10,6 +10,7 @@ from inception_fused.spec import (
     GOOGLENET,
     GOOGLENET_SIZE,
     Activation,
+    Fork,
     Kind,
     Spec,
     Stage,
@@ -65,6 +66,18 @@ def test_a_branch_of_pools_keeps_the_input_s_channels() -> None:
     assert Spec(5, ((Stage.pool(), Stage.pool()),)).out_channels == 5
 
 
+def test_a_fork_ends_in_all_its_branches() -> None:
+    fork = Fork([[Stage.conv(3, (1, 3))], [Stage.conv(4, (3, 1)), Stage.pool()], [Stage.pool()]])  # type: ignore[arg-type]
+    spec = Spec(7, ((Stage.conv(2), fork), (Stage.pool(),)))
+    assert spec.branch_channels == (3 + 4 + 2, 7)
+    assert [len(path) for path in spec.paths()] == [2, 3, 2, 1]
+    assert [c.weight_shape for c in spec.convolutions()] == [
+        (2, 7, 1, 1),
+        (3, 2, 1, 3),
+        (4, 2, 3, 1),
+    ]
+
+
 def test_equal_specs_are_equal_keys_whatever_sequences_they_were_made_of() -> None:
     stage = Stage.conv(3)
     assert {Spec(2, ((stage,),)): 1}[Spec(2, [[stage]])] == 1  # type: ignore[arg-type]
@@ -104,6 +117,13 @@ def test_output_size(window: Window, size: tuple[int, int], expected: tuple[int,
         (lambda: Spec(1, ()), ValueError, "at least one branch"),
         (lambda: Spec(1, ((Stage.conv(1),), ())), ValueError, "at least one stage"),
         (lambda: Spec(1, ((3,),)), TypeError, "sequences of Stage"),  # type: ignore[arg-type]
+        (lambda: Spec(1, ((Fork(((Stage.conv(1),),)),),)), ValueError, "follow a stage"),
+        (
+            lambda: Spec(1, ((Stage.conv(1), Fork(((Stage.pool(),),)), Stage.conv(1)),)),
+            ValueError,
+            "a fork must be the last item",
+        ),
+        (lambda: Fork(((),)), ValueError, "at least one stage"),
         (lambda: Window(3).output_size((2, 5)), ValueError, "does not fit"),  # type: ignore[arg-type]
     ],
 )

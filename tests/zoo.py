@@ -209,6 +209,9 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
     ),
     "conv that pads itself": lambda: Block(unit=SameConv),
     "padding='same'": lambda: Block(unit(padding="same")),
+    "branches that share a convolution": lambda: Written(
+        lambda m, x: torch.cat([m.two[1](y := m.two[0](x)), m.three[1](y), m.four(x)], 1)
+    ),
     "pruned, odd widths": lambda: Block(
         third=lambda: nn.Sequential(Conv(C, 3), Conv(3, 5, 5), Conv(5, 1))
     ),
@@ -277,9 +280,15 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Written(lambda m, x: (torch.cat(_branches(m, x), 1),)),
         "does not return one tensor",
     ),
-    "branches share a convolution": (
+    "one branch is a part of another": (
         lambda: Written(lambda m, x: torch.cat([m.two[1](y := m.two[0](x)), y, m.one(x)], 1)),
-        "share a convolution",
+        "a part of another",
+    ),
+    "branches that share a convolution, apart in the cat": (
+        lambda: Written(
+            lambda m, x: torch.cat([m.two[1](y := m.two[0](x)), m.one(x), m.three[1](y)], 1)
+        ),
+        "not next to each other",
     ),
     "computed weights": (
         lambda: Written(

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from ..spec import Activation, Kind, Spec, Stage
+from ..spec import Activation, Branch, Fork, Kind, Spec, Stage
 
 
 class ConvUnit(nn.Sequential):
@@ -44,17 +44,18 @@ class Branches(nn.Module):
     def __init__(self, spec: Spec, batch_norm: bool = False) -> None:
         super().__init__()
         self.spec = spec
-        self.branches = nn.ModuleList()
-        for stages in spec.branches:
-            layers = nn.Sequential()
-            channels = spec.in_channels
-            for stage in stages:
-                if stage.kind.is_pool:
-                    layers.append(_pool(stage))
-                else:
-                    layers.append(ConvUnit(channels, stage, batch_norm))
-                    channels = stage.out_channels
-            self.branches.append(layers)
+        self.branches = _layers(spec.branches, spec.in_channels, batch_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+class ForkUnit(nn.Module):
+    """The end of a branch that splits; its outputs are concatenated."""
+
+    def __init__(self, in_channels: int, fork: Fork, batch_norm: bool = False) -> None:
+        super().__init__()
+        self.branches = _layers(fork.branches, in_channels, batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self.branches], 1)
@@ -90,6 +91,23 @@ class NaiveInception(Branches):
         self, in_channels: int, c1: int, c3: int, c5: int, batch_norm: bool = False
     ) -> None:
         super().__init__(Spec.naive(in_channels, c1, c3, c5), batch_norm)
+
+
+def _layers(branches: tuple[Branch, ...], in_channels: int, batch_norm: bool) -> nn.ModuleList:
+    made = nn.ModuleList()
+    for branch in branches:
+        layers = nn.Sequential()
+        channels = in_channels
+        for item in branch:
+            if isinstance(item, Fork):
+                layers.append(ForkUnit(channels, item, batch_norm))
+            elif item.kind.is_pool:
+                layers.append(_pool(item))
+            else:
+                layers.append(ConvUnit(channels, item, batch_norm))
+                channels = item.out_channels
+        made.append(layers)
+    return made
 
 
 def _pool(stage: Stage) -> nn.Module:
