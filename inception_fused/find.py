@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from . import reference, weights
 from .match import Match, Source, match
 from .plan import lower
-from .trace import Refused, all_modules, evaluating, places, trace
+from .trace import Refused, all_modules, evaluating, names_in_code, places, trace
 
 _PROBES = (
     (2, 14, 14, torch.contiguous_format),
     (1, 9, 11, torch.contiguous_format),
     (2, 14, 14, torch.channels_last),
+    (257, 229, 231, torch.contiguous_format),
 )
-"""Batch, height, width and memory format of the inputs that a module is traced with."""
+"""Batch, height, width and memory format of the inputs that a module is traced with.
+
+The last one is large, for a forward that does something else with large inputs.
+"""
 
 _CHANNELS_TRIED = 4
 
@@ -64,6 +68,8 @@ def examine(module: nn.Module, name: str = "", shape: Any = None) -> Found | Non
         shape: (N, C, H, W) of an input that it is known to take.
     """
     reason = _forbidden(module)
+    if reason is not None and not _mentions_cat(module):
+        return None
     if reason is None:
         try:
             matched, cats = _probe(module, shape)
@@ -137,14 +143,14 @@ def _forbidden(module: nn.Module) -> str | None:
             return "it is, or holds, a ScriptModule; fuse before scripting"
         if getattr(m, "_compiled_call_impl", None) is not None or kind == "OptimizedModule":
             return "it is, or holds, a compiled module; fuse before compiling"
+        if any(t is not None and _lazy(t) for t in m._parameters.values()):
+            return f"its {kind} is not initialised yet; run the model once, then fuse"
         if m is not module and (
             m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
         ):
             return f"its {kind} has hooks, which would not run"
         if m is not module and "forward" in m.__dict__:
             return f"the forward of its {kind} is replaced on the instance"
-        if any(t is not None and _lazy(t) for t in m._parameters.values()):
-            return f"its {kind} is not initialised yet; run the model once, then fuse"
     if "forward" in module.__dict__:
         return "its forward is replaced on the instance"
     return None
@@ -184,11 +190,8 @@ def _probe(module: nn.Module, shape: Any) -> tuple[Match | None, bool]:
 
 
 def _mentions_cat(module: nn.Module) -> bool:
-    """Whether a forward that could not be traced may concatenate: the names that its code uses."""
-    code = getattr(
-        getattr(type(module).forward, "__wrapped__", type(module).forward), "__code__", None
-    )
-    return code is not None and bool({"cat", "concat", "concatenate"} & set(code.co_names))
+    """Whether the code of a module that cannot be traced may concatenate."""
+    return bool(names_in_code(type(module)) & {"cat", "concat", "concatenate", "hstack"})
 
 
 def _channel_guesses(module: nn.Module) -> list[int]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .find import find
 from .fusion import Options, fusion_of
-from .module import FusedInception, swap, unswap
+from .module import FusedInception, changed, swap, unswap
 from .trace import all_modules
 
 
@@ -54,7 +54,8 @@ def fuse(
 
     Modules are found by what their forward executes, and each is compared with the original on
     random numbers before it is swapped. state_dict, parameters and hooks stay as they were. Warns,
-    with the reasons, if nothing was fused. Fusing again changes nothing.
+    with the reasons, if nothing was fused. Fusing again looks again only at modules that were
+    changed since.
 
     Args:
         example_input: an input of the model; needed only where shapes cannot be inferred. The model
@@ -68,6 +69,9 @@ def fuse(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    for module in all_modules(model):
+        if isinstance(module, FusedInception) and changed(module):
+            unswap(module)
     verdicts = find(model, example_input)
     for verdict in verdicts:
         if verdict.match is not None and not isinstance(verdict.module, FusedInception):

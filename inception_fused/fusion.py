@@ -58,15 +58,25 @@ class Fusion:
         self.options = options
         self.taken = ""
         self.reason = ""
+        self.watch: Watch | None = None
         self.drop()
+
+    def begin(self) -> None:
+        """Starts to watch; the module must be complete."""
+        self.watch = Watch(self.module, self.sources)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fusion:
         match = Match(self.match.spec, tuple(copy.deepcopy(s, memo) for s in self.match.sources))
         return Fusion(copy.deepcopy(self.module, memo), match, self.options)
 
+    def changed(self) -> str | None:
+        """What was changed so that the plan no longer holds; None if nothing."""
+        return self.watch.changed() if self.watch else None
+
     def drop(self) -> None:
         """Forgets the packed weights and everything seen; the next call looks again."""
-        self._watch: Watch | None = None
+        if self.watch is not None:
+            self.watch.forget()
         self._packs: dict[Any, list[Tensor]] = {}
         self._routes: dict[Any, Route] = {}
 
@@ -82,17 +92,15 @@ class Fusion:
             return self._live(x)
         if type(x) is not Tensor and type(x) is not nn.Parameter:
             return self._original(f"the input is a {type(x).__name__}")
-        watch = self._watch
-        if watch is None:
-            watch = Watch(self.module, self.sources)
-        elif (reason := watch.reason()) is not None:
+        watch = self.watch
+        assert watch is not None
+        if (reason := watch.reason()) is not None:
             return self._original(reason)
         if not watch.unchanged() or sharded():
-            if (reason := watch.reason() or watch.note()) is not None:
+            if (reason := watch.note()) is not None:
                 return self._original(reason)
             self._packs.clear()
             self._routes.clear()
-            self._watch = watch
         autocast = torch.is_autocast_enabled(x.device.type)
         key = (x.dtype, x.device, x.shape, x.stride(), autocast)
         route = self._routes.get(key)
@@ -160,6 +168,11 @@ class Fusion:
         """The call as a graph records it, from the parameters; nothing is kept here."""
         modules = all_modules(self.module)
         if any(m.training for m in modules):
+            return None
+        assert self.watch is not None
+        if any(getattr(s.owner, s.name, None) != s.value for s in self.watch.settings):
+            return None
+        if [c for m in modules for c in m._modules.values()] != self.watch.children:
             return None
         for m in modules:
             if m is not self.module and (m._forward_hooks or m._forward_pre_hooks):

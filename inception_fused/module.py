@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from .find import FUSION, examine
-from .fusion import Fusion, Options
+from .fusion import Fusion, Options, fusion_of
 from .match import Match
 from .models import Branches
 from .spec import Spec
@@ -110,6 +110,11 @@ class FusedInception(nn.Module):
         memo[id(self)] = new
         new.__setstate__(copy.deepcopy(state, memo))
         assert isinstance(new, FusedInception)
+        fusion, copied = fusion_of(self), fusion_of(new)
+        if fusion is not None and copied is not None:
+            copied.begin()
+            if fusion.changed():
+                unswap(new)
         return new
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -149,9 +154,17 @@ def original_class(module: nn.Module) -> type:
     return type(module).__bases__[1]
 
 
+def changed(module: FusedInception) -> str | None:
+    """What was changed inside a fused module so that it must be fused again; None if nothing."""
+    fusion = module.__dict__.get(FUSION)
+    reason: str | None = fusion.changed() if fusion is not None else None
+    return reason
+
+
 def swap(module: nn.Module, match: Match, options: Options) -> FusedInception:
     """Makes the module, in place, a fused one."""
-    module.__dict__[FUSION] = Fusion(module, match, options)
+    fusion = module.__dict__[FUSION] = Fusion(module, match, options)
+    fusion.begin()
     module.__class__ = fused_class(type(module))
     assert isinstance(module, FusedInception)
     return module

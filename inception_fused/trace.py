@@ -6,6 +6,8 @@ an in-place operator gives its tensor a new :class:`Value`.
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,6 +176,41 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return written
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A plain attribute that a forward may read, such as a stride, and its value so far."""
+
+    owner: nn.Module
+    name: str
+    value: Any
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+_NEVER_READ_IN_EVAL = frozenset({"training", "momentum"})
+
+
+def settings(modules: list[nn.Module]) -> list[Setting]:
+    """The attributes of plain values that the code of the modules' classes names."""
+    return [
+        Setting(module, name, value)
+        for module in modules
+        for name, value in module.__dict__.items()
+        if isinstance(value, _PLAIN) and name in names_in_code(type(module)) - _NEVER_READ_IN_EVAL
+    ]
+
+
+def names_in_code(kind: type) -> frozenset[str]:
+    """Every name that the methods of a module class use; not those of ``nn.Module`` itself."""
+    found: set[str] = set()
+    for base in kind.__mro__:
+        if base not in (nn.Module, object):
+            for name, member in vars(base).items():
+                if callable(member) and name not in ("__init__", "extra_repr"):
+                    code = getattr(inspect.unwrap(member), "__code__", None)
+                    found.update(code.co_names if code else ())
+    return frozenset(found)
+
+
 @contextmanager
 def evaluating(modules: list[nn.Module]) -> Iterator[None]:
     """Eval mode for the modules, set without calling ``train``; the flags are put back."""
@@ -185,6 +222,18 @@ def evaluating(modules: list[nn.Module]) -> Iterator[None]:
     finally:
         for m, flag in zip(modules, flags, strict=True):
             m.training = flag
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch from logging a traceback for a forward that fails on a probe."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 class _State:
@@ -257,7 +306,7 @@ def trace(
     recorder = Recorder(known)
     changed = None
     try:
-        with evaluating(modules), torch.no_grad(), mode:
+        with _quiet(), evaluating(modules), torch.no_grad(), mode:
             x = torch.empty(shape, dtype=like.dtype, device=like.device)
             x = x.contiguous(memory_format=memory_format)
             with recorder:

@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from .match import Source
-from .trace import all_modules
+from .trace import all_modules, settings
 
 
 class Watch:
     """Sees every change of the modules below a fused one that can be seen cheaply.
 
-    Not seen: writes through ``tensor.data`` or a numpy view, and changed strides or paddings.
+    Not seen: writes through ``tensor.data`` or a numpy view.
     """
 
     def __init__(self, module: nn.Module, sources: Sequence[Source]) -> None:
@@ -36,9 +36,15 @@ class Watch:
             )
         ]
         self._child_dicts = [m._modules for m in modules]
-        self._children = [*chain.from_iterable(map(dict.values, self._child_dicts))]
+        self.children = [*chain.from_iterable(map(dict.values, self._child_dicts))]
         self._eps_dicts = [n.eps_owner.__dict__ for n in norms if n.eps_owner]
         self._eps = [n.eps for n in norms]
+        followed = {id(n.eps_owner) for n in norms}
+        self.settings = [
+            s for s in settings(modules) if not (s.name == "eps" and id(s.owner) in followed)
+        ]
+        self._setting_spots = [(s.owner.__dict__, s.name) for s in self.settings]
+        self._setting_values = [s.value for s in self.settings]
         held = [p for s in sources for p in s.places()]
         self._spots: list[tuple[dict[str, Any], str]] = [
             (p.owner._parameters if p.name in p.owner._parameters else p.owner._buffers, p.name)
@@ -56,12 +62,22 @@ class Watch:
             return "a module inside has hooks"
         if True in [d["training"] for d in self._dicts]:
             return "it is in training mode"
-        if [*chain.from_iterable(map(dict.values, self._child_dicts))] != self._children:
+        return self.changed()
+
+    def changed(self) -> str | None:
+        """What was changed so that the plan no longer holds; None if nothing."""
+        if [*chain.from_iterable(map(dict.values, self._child_dicts))] != self.children:
             return "a module inside was replaced; fuse it again"
         for d, name in self._absent:
             if d[name] is not None:
                 return "a bias was added; fuse it again"
+        if [d.get(name) for d, name in self._setting_spots] != self._setting_values:
+            return "a setting of a module inside was changed; fuse it again"
         return None
+
+    def forget(self) -> None:
+        """Makes :meth:`unchanged` false until the next :meth:`note`."""
+        self.tensors = []
 
     def unchanged(self) -> bool:
         """Whether the tensors and eps are those of the last :meth:`note`."""

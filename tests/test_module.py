@@ -7,6 +7,7 @@ import io
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,75 @@ def test_changes_inside_take_the_original_path(pair: tuple) -> None:
     fused.one = nn.Conv2d(zoo.C, 3, 1)
     assert fused(x).shape[1] == 3 + 16 + 8 + 8
     assert "replaced" in explain(fused).lines[0].reason
+
+
+CHANGES: dict[str, Callable[[nn.Module], object]] = {
+    "strides": lambda m: [setattr(c, "stride", (2, 2)) for c in _last_layers(m)],
+    "padding of a pool, of its projection": lambda m: (
+        setattr(m.four[0], "padding", 0),
+        setattr(m.four[1].layers[0], "padding", (1, 1)),
+    ),
+    "dilation": lambda m: (
+        setattr(m.two[1].layers[0], "dilation", (2, 2)),
+        setattr(m.two[1].layers[0], "padding", (2, 2)),
+    ),
+    "ceil_mode": lambda m: setattr(m.four[0], "ceil_mode", True),
+    "padding_mode": lambda m: m.two.__setitem__(
+        1, zoo.Conv(8, 16, 3, bias=True, padding_mode="reflect").eval()
+    ),
+    "branch replaced": lambda m: setattr(m, "one", nn.Conv2d(zoo.C, 3, 1).eval()),
+    "layer removed": lambda m: m.two[1].layers.__delitem__(2),
+    "activation replaced": lambda m: m.two[1].layers.__setitem__(2, nn.Tanh()),
+    "statistics not tracked": lambda m: setattr(_norm(m), "track_running_stats", False),
+}
+
+
+def _last_layers(m: nn.Module) -> list[nn.Module]:
+    return [b.layers[0] for b in (m.one, m.two[1], m.three[1], m.four[1])]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compile"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@torch.no_grad()
+def test_a_changed_structure_is_noticed_and_can_be_fused_again(
+    pair: tuple, change: Callable, compiled: bool
+) -> None:
+    stock, fused, x = pair
+    torch._dynamo.reset()
+    run = torch.compile(fused, backend="eager", fullgraph=True) if compiled else fused
+    run(x)
+    for model in (stock, fused):
+        torch.manual_seed(0)
+        change(model)
+    wanted = stock(x)
+    for _ in range(2):
+        _close(run(x), wanted)
+    _close(copy.deepcopy(fused)(x), wanted)
+    if not compiled:
+        assert _taken(fused) == "original"
+        assert "fuse it again" in explain(fused).lines[0].reason
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of the changes cannot be fused
+        fuse(fused)
+    _close(fused(x), wanted)
+    assert not isinstance(fused, FusedInception) or _taken(fused) == "cpu"
+
+
+@torch.no_grad()
+def test_a_copy_notices_what_was_changed_in_it(pair: tuple) -> None:
+    stock, fused, x = pair
+    twin = copy.deepcopy(fused)
+    for model in (stock, twin):
+        CHANGES["dilation"](model)
+    _close(twin(x), stock(x))
+    assert "setting" in explain(twin).lines[0].reason
+
+
+@torch.no_grad()
+def test_momentum_may_change(pair: tuple) -> None:
+    stock, fused, x = pair
+    _norm(fused).momentum = 0.5
+    _same(stock, fused, x)
 
 
 def test_hooks_on_the_module_itself_run(pair: tuple) -> None:
