@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from . import reference, weights
 from .match import Match, Source, match
+from .outline import Outline, Site, outline, sites
 from .plan import lower
-from .trace import Refused, all_modules, evaluating, names_in_code, places, trace
+from .trace import FUSION, Refused, all_modules, evaluating, names_in_code, places, trace
 
 _PROBES = (
     (2, 14, 14, torch.contiguous_format),
@@ -25,10 +26,10 @@ _PROBES = (
 The last one is large, for a forward that does something else with large inputs.
 """
 
-_CHANNELS_TRIED = 4
+_SIZES = (14, 32, 64, 96, 128, 224, 256, 299, 448)
+"""Height and width of the inputs that a whole network may want."""
 
-FUSION = "_inception_fused"
-"""Attribute under which a fused module keeps what it knows, a ``module.Fusion``."""
+_CHANNELS_TRIED = 4
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference from the original that the gate lets through, relative to its maximum."""
@@ -36,13 +37,17 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, tor
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A verdict on one module: ``match`` if it can be fused, else the ``reason`` why not."""
+    """A verdict on one module: ``match`` if it can be fused, else the ``reason`` why not.
+
+    ``outline`` is given if the module is a part of the forward of another, ``outline.owner``.
+    """
 
     name: str
     module: nn.Module
     match: Match | None
     reason: str = ""
     checked: bool = True
+    outline: Outline | None = None
 
 
 def find(model: nn.Module, example_input: Tensor | None = None) -> list[Found]:
@@ -91,18 +96,86 @@ def _visit(
     if id(module) in seen:
         return False
     seen.add(id(module))
-    if (fusion := module.__dict__.get(FUSION)) is not None:
+    fusion = module.__dict__.get(FUSION)
+    if fusion is not None and not isinstance(fusion, Outline):
         found.append(Found(name, module, fusion.match))
         return True
     below = False
     for child_name, child in _children(module):
-        below |= _visit(f"{name}.{child_name}" if name else child_name, child, shapes, seen, found)
-    if below or _convolution_count(module) < 2:
+        below |= _visit(_join(name, child_name), child, shapes, seen, found)
+    if fusion is not None:
+        for region in fusion.regions:
+            match_ = region.__dict__[FUSION].match
+            found.append(Found(_join(name, region.place), region, match_, outline=fusion))
+        return True
+    if _convolution_count(module) < 2:
         return below
-    verdict = examine(module, name, shapes.get(id(module)))
+    shape = shapes.get(id(module))
+    verdict = None if below else examine(module, name, shape)
+    if verdict is None or verdict.match is None:
+        try:
+            parts = _parts(module, name, shape)
+        except Refused as error:
+            parts = []
+            if verdict is not None:
+                verdict = replace(verdict, reason=f"{verdict.reason}, and {error}")
+        if any(part.match for part in parts) or (parts and verdict is not None):
+            found += parts
+            return True
     if verdict is not None:
         found.append(verdict)
-    return verdict is not None
+    return below or verdict is not None
+
+
+def _join(name: str, child: str) -> str:
+    return f"{name}.{child}" if name else child
+
+
+def _parts(module: nn.Module, name: str, shape: Any) -> list[Found]:
+    """Verdicts on the parts of the module's own forward; all can be fused, or none.
+
+    Raises:
+        Refused: the forward cannot be rewritten.
+    """
+    if not _mentions_cat(module) or _forbidden(module) is not None:
+        return []
+    guesses = [(2, c, size, size) for size in _SIZES for c in _channel_guesses(module)]
+    chosen: list[tuple[Site, Found]] = []
+    refused: list[Found] = []
+    taken: set[Any] = set()
+    for site in sites(module, [shape] if shape else guesses):
+        if taken & site.nodes or _convolution_count(site.region) < 2:
+            continue
+        verdict = examine(site.region, _join(name, site.name))
+        if verdict is not None and verdict.match is not None:
+            chosen.append((site, verdict))
+            taken |= site.nodes
+        elif verdict is not None:
+            refused.append(verdict)
+    if not chosen:
+        return refused[::-1]
+    made = outline(module, [site for site, _ in chosen])
+    _check_outline(module, made)
+    return [replace(verdict, outline=made) for _, verdict in reversed(chosen)]
+
+
+def _check_outline(module: nn.Module, made: Outline) -> None:
+    """Runs the original and the rewritten forward on random numbers.
+
+    Raises:
+        Refused: they differ.
+    """
+    modules = all_modules(module)
+    x = _random_input(modules, made.shape)
+    if x is None:
+        return
+    try:
+        with torch.no_grad(), evaluating(modules):
+            wanted = type(module).forward(module, x.clone())
+            got = made.run(x.clone())
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
+    except Exception as error:
+        raise Refused(f"the check of the rewritten forward failed: {error}") from error
 
 
 def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -175,7 +248,8 @@ def _probe(module: nn.Module, shape: Any) -> tuple[Match | None, bool]:
         except Refused as error:
             failure = failure or error
     if first is None:
-        assert failure is not None
+        if failure is None:
+            raise Refused("it has no convolution", None)
         close = _mentions_cat(module) or "values of a tensor" in str(failure)
         raise Refused(str(failure), "a near miss" if close else None)
     if not first.cats:
@@ -235,14 +309,10 @@ def _gate(module: nn.Module, matched: Match) -> bool:
         Refused: they differ.
     """
     modules = all_modules(module)
-    tensors = [p.tensor() for p in places(modules).values()]
-    like = matched.sources[0].weight.tensor()
-    assert like is not None
-    if any(t is None or t.is_meta or type(t) not in (Tensor, nn.Parameter) for t in tensors):
-        return False
     n, h, w, _ = _PROBES[1]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn((n, matched.spec.in_channels, h, w), generator=generator).to(like)
+    x = _random_input(modules, (n, matched.spec.in_channels, h, w))
+    if x is None:
+        return False
     try:
         with torch.no_grad(), evaluating(modules):
             wanted = type(module).forward(module, x.clone())
@@ -255,9 +325,19 @@ def _gate(module: nn.Module, matched: Match) -> bool:
         return False
     scale = float(wanted.abs().max())
     difference = float((got - wanted).abs().max())
-    if difference > _TOLERANCE[like.dtype] * scale:
+    if difference > _TOLERANCE[x.dtype] * scale:
         raise Refused(f"the fused result differs by {difference:.3g} (maximum {scale:.3g})")
     return True
+
+
+def _random_input(modules: list[nn.Module], shape: tuple[int, ...]) -> Tensor | None:
+    """Random numbers of the modules' dtype and device; None if a tensor of theirs has no values."""
+    tensors = [p.tensor() for p in places(modules).values()]
+    if any(t is None or t.is_meta or type(t) not in (Tensor, nn.Parameter) for t in tensors):
+        return None
+    like = next(t for t in tensors if t is not None and t.is_floating_point())
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(like)
 
 
 def _shapes(model: nn.Module, example_input: Tensor) -> dict[int, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .find import find
 from .fusion import Options, fusion_of
-from .module import FusedInception, changed, swap, unswap
+from .module import FusedInception, changed, swap, swap_outlined, unswap
 from .trace import all_modules
 
 
@@ -76,6 +76,8 @@ def fuse(
     for verdict in verdicts:
         if verdict.match is not None and not isinstance(verdict.module, FusedInception):
             swap(verdict.module, verdict.match, Options(backend, winograd))
+            if verdict.outline and not isinstance(verdict.outline.owner, FusedInception):
+                swap_outlined(verdict.outline)
     if not any(isinstance(m, FusedInception) for m in model.modules()) and not any(
         isinstance(v.module, FusedInception) for v in verdicts
     ):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from . import graph, ops
 from .backends import Backend, Tuning, choose
-from .find import FUSION, fold_all, parameters_of
+from .find import fold_all, parameters_of
 from .match import Match
 from .plan import lower
-from .trace import all_modules
+from .trace import FUSION, all_modules
 from .watch import Watch, sharded
 
 _REMEMBERED = 64  # shapes of x whose back end is kept
@@ -114,9 +114,13 @@ class Fusion:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return self._run(route, route.backend, x, watch.tensors)
 
-    def _original(self, reason: str) -> Tensor | None:
+    def leave(self, reason: str) -> None:
+        """Notes that a call takes the original path, and why."""
         self.taken, self.reason = "original", reason
         self.drop()
+
+    def _original(self, reason: str) -> Tensor | None:
+        self.leave(reason)
         return None
 
     def _route(self, x: Tensor, autocast: bool, tuned: bool = True) -> Route:

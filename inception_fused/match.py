@@ -162,7 +162,8 @@ def _name(value: Value) -> str:
     return f"aten.{value.op}" if "." not in value.op else value.op
 
 
-def _is_relu(value: Value) -> bool:
+def is_relu(value: Value) -> bool:
+    """Whether the value is a ReLU of its first argument, however that is written."""
     if value.op in ("relu", "relu_"):
         return True
     if value.op in ("clamp", "clamp_", "clamp_min", "clamp_min_"):
@@ -177,8 +178,8 @@ def _is_relu(value: Value) -> bool:
 def _peel(value: Value) -> tuple[Value, bool]:
     """The value behind any ReLU and copy, and whether there was a ReLU."""
     relu = False
-    while _is_relu(value) or _keeps_values(value):
-        relu |= _is_relu(value)
+    while is_relu(value) or _keeps_values(value):
+        relu |= is_relu(value)
         value = value.args[0]
     return value, relu
 
@@ -244,7 +245,7 @@ def _stages(chain: list[Value]) -> tuple[tuple[Stage, ...], list[Source]]:
                 where = "before any convolution" if before is None else f"after {_name(before)}"
                 raise Refused(f"a batch norm {where} cannot be folded into a convolution")
             sources[-1] = replace(sources[-1], norm=norm)
-        elif _is_relu(value):
+        elif is_relu(value):
             _activate(stages)
         elif value.op in ("max_pool2d_with_indices", "avg_pool2d", "max_pool2d"):
             stages.append(_pool(value))

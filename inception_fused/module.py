@@ -14,11 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from .find import FUSION, examine
+from .find import examine
 from .fusion import Fusion, Options, fusion_of
 from .match import Match
 from .models import Branches
+from .outline import Outline
 from .spec import Spec
+from .trace import FUSION
 
 
 class FusedInception(nn.Module):
@@ -165,6 +167,15 @@ def swap(module: nn.Module, match: Match, options: Options) -> FusedInception:
     """Makes the module, in place, a fused one."""
     fusion = module.__dict__[FUSION] = Fusion(module, match, options)
     fusion.begin()
+    module.__class__ = fused_class(type(module))
+    assert isinstance(module, FusedInception)
+    return module
+
+
+def swap_outlined(outline: Outline) -> FusedInception:
+    """Makes the owner of the outline, in place, a module whose regions run fused."""
+    module = outline.owner
+    module.__dict__[FUSION] = outline
     module.__class__ = fused_class(type(module))
     assert isinstance(module, FusedInception)
     return module

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+FUSION = "_inception_fused"
+"""Attribute under which a fused module keeps what it knows, a ``module.Fusion`` or an outline."""
+
 
 class Refused(Exception):
     """The module cannot be fused; the message is the reason, written for a user."""
@@ -225,7 +228,7 @@ def evaluating(modules: list[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps torch from logging a traceback for a forward that fails on a probe."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before = logger.disabled
@@ -236,7 +239,7 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-class _State:
+class State:
     """A shallow copy of what modules hold, to see and to undo what a forward stores on them."""
 
     _CONTAINERS = (dict, list, set)
@@ -302,11 +305,11 @@ def trace(
     like = next((t for t in held if t is not None and t.is_floating_point()), None)
     if like is None:
         raise Refused("it has no parameters")
-    state = _State(modules)
+    state = State(modules)
     recorder = Recorder(known)
     changed = None
     try:
-        with _quiet(), evaluating(modules), torch.no_grad(), mode:
+        with quiet(), evaluating(modules), torch.no_grad(), mode:
             x = torch.empty(shape, dtype=like.dtype, device=like.device)
             x = x.contiguous(memory_format=memory_format)
             with recorder:

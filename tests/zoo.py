@@ -11,6 +11,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+from torch.nn.utils.parametrize import register_parametrization
+from torch.utils.checkpoint import checkpoint
 
 C = 16
 
@@ -106,6 +109,53 @@ class Listed(nn.Module):
         return torch.cat([b(x) for b in self.branches], 1)
 
 
+class Concat(nn.ModuleDict):
+    """A container that applies its children and concatenates."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.values()], 1)
+
+
+class Bare(nn.Module):
+    """Parameters and buffers of its own in place of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.randn(8, C, 1, 1))
+        self.three = nn.Parameter(torch.randn(8, C, 3, 3))
+        self.register_buffer("mean", torch.randn(8))
+        self.register_buffer("var", torch.rand(8) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = F.batch_norm(F.conv2d(x, self.one), self.mean, self.var).relu()
+        return torch.cat([one, F.conv2d(x, self.three, padding=1)], 1)
+
+
+class Streams(Block):
+    """Every branch on a stream of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        results = []
+        for branch in (self.one, self.two, self.three, self.four):
+            with torch.cpu.stream(torch.cpu.Stream()):
+                results.append(branch(x))
+        torch.cpu.synchronize()
+        return torch.cat(results, 1)
+
+
+class Quantisable(nn.Module):
+    """Ready to be quantised, but not quantised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.quant, self.dequant = torch.ao.quantization.QuantStub(), nn.Identity()
+        self.block = Block()
+        self.join = torch.ao.nn.quantized.FloatFunctional()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dequant(self.join.cat(_branches(self.block, self.quant(x)), 1))
+
+
 def _branches(m: Block, x: Tensor) -> list[Tensor]:
     return [m.one(x), m.two(x), m.three(x), m.four(x)]
 
@@ -128,10 +178,25 @@ def _hooked() -> nn.Module:
     return block
 
 
-def _normed() -> nn.Module:
+def _reparametrised(change: Callable[[nn.Module], object]) -> nn.Module:
     block = Block()
-    torch.nn.utils.parametrizations.weight_norm(block.one.layers[0])
+    change(block.two[1].layers[0])
     return block
+
+
+def _masked(layer: nn.Module) -> None:
+    prune.l1_unstructured(layer, "weight", 0.5)
+
+
+def _pruned() -> nn.Module:
+    block = _reparametrised(_masked)
+    prune.remove(block.two[1].layers[0], "weight")
+    return block
+
+
+def _autocast(m: Block, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return torch.cat(_branches(m, x), 1).float()
 
 
 def _one_norm_missing() -> nn.Module:
@@ -161,6 +226,7 @@ class _Gate(nn.Module):
 
 
 _RELU = nn.ReLU(inplace=True)
+_POOL = nn.MaxPool2d(3, 1, 1)
 
 FUSED: dict[str, Callable[[], nn.Module]] = {
     "conv, norm, ReLU": Block,
@@ -212,6 +278,51 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
     "branches that share a convolution": lambda: Written(
         lambda m, x: torch.cat([m.two[1](y := m.two[0](x)), m.three[1](y), m.four(x)], 1)
     ),
+    "residual add behind the cat": lambda: Written(
+        lambda m, x: F.relu(0.5 * torch.cat(_branches(m, x), 1) + torch.cat([x, x, x[:, :8]], 1))
+    ),
+    "scale behind the cat": lambda: Block(behind=_Scaled()),
+    "squeeze and excitation": lambda: Block(behind=_Gate()),
+    "dropout behind the cat": lambda: Block(behind=nn.Dropout(0.5)),
+    "ReLU before the branches": lambda: Written(lambda m, x: torch.cat(_branches(m, F.relu(x)), 1)),
+    "ReLU before the branches, in place": lambda: Written(
+        lambda m, x: torch.cat(_branches(m, F.relu_(x)), 1)
+    ),
+    "two blocks written in one forward": lambda: Written(
+        lambda m, x: torch.cat(_branches(m, torch.cat(_branches(m, x), 1)[:, :16]), 1)
+    ),
+    "ReLU on some convolutions only": lambda: Written(
+        lambda m, x: torch.cat(
+            [m.one(x), m.two[1](F.relu(m.two[0](x))), F.relu(m.three(x)), m.four(x)], 1
+        ),
+        unit=unit(order="cn"),
+    ),
+    "branches through a generator": lambda: Written(
+        lambda m, x: torch.cat(tuple(b(x) for b in (m.one, m.two, m.three, m.four)), 1)
+    ),
+    "branches in a container that concatenates": lambda: Concat(
+        {"a": Conv(C, 8), "b": nn.Sequential(Conv(C, 4), Conv(4, 8, 5))}
+    ),
+    "one pool object for all": lambda: Block(
+        pool=_POOL, third=lambda: nn.Sequential(_POOL, Conv(C, 8))
+    ),
+    "parameters of its own, no layers": Bare,
+    "pool without padding, 1x1 with padding 1": lambda: Block(
+        third=lambda: nn.Sequential(nn.MaxPool2d(3, 1), Conv(C, 8, padding=1))
+    ),
+    "stride 2, pool concatenated": lambda: Written(
+        lambda m, x: torch.cat([m.three(x), F.max_pool2d(x, 3, 2, 1), m.two(x)], 1),
+        third=lambda: Conv(C, 8, 3, stride=2),
+        unit=lambda i, o, k=1: Conv(i, o, k, stride=1 + (k == 3)),
+    ),
+    "branches on streams of their own": Streams,
+    "branches under checkpoint": lambda: Written(
+        lambda m, x: torch.cat(
+            [checkpoint(b, x, use_reentrant=False) for b in (m.one, m.two, m.three, m.four)], 1
+        )
+    ),
+    "quantisation stubs": Quantisable,
+    "pruned with a mask, made permanent": _pruned,
     "pruned, odd widths": lambda: Block(
         third=lambda: nn.Sequential(Conv(C, 3), Conv(3, 5, 5), Conv(5, 1))
     ),
@@ -244,25 +355,43 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Block(third=lambda: nn.Sequential(SameConv(C, 8, 3, odd=True))),
         "symmetric zero padding",
     ),
-    "residual add behind the cat": (
-        lambda: Written(lambda m, x: torch.cat(_branches(m, x), 1) + 1),
-        "aten.add",
-    ),
-    "scale behind the cat": (lambda: Block(behind=_Scaled()), "aten.mul"),
-    "squeeze and excitation": (lambda: Block(behind=_Gate()), "aten.mul"),
     "cat along the height": (
         lambda: Written(lambda m, x: torch.cat([m.one(x), m.one(x)], 2)),
         "dimension 2",
     ),
     "hook on an inner layer": (_hooked, "hooks"),
-    "weight_norm": (_normed, "computed"),
+    "weight_norm": (lambda: _reparametrised(parametrizations.weight_norm), "computed"),
+    "spectral_norm": (lambda: _reparametrised(parametrizations.spectral_norm), "computed"),
+    "weight_norm by a hook": (lambda: _reparametrised(torch.nn.utils.weight_norm), "hooks"),
+    "parametrised weight": (
+        lambda: _reparametrised(lambda c: register_parametrization(c, "weight", nn.Hardtanh())),
+        "computed",
+    ),
+    "pruned with a mask": (lambda: _reparametrised(_masked), "hooks"),
+    "instance norm": (lambda: Block(unit(norm=nn.InstanceNorm2d)), "aten.view"),
+    "pool with ceil_mode at stride 2": (
+        lambda: Written(
+            lambda m, x: torch.cat(
+                [m.one(x)[..., ::2, ::2], F.max_pool2d(m.two(x), 2, 2, ceil_mode=True)], 1
+            )
+        ),
+        "a branch contains aten.slice",
+    ),
+    "a branch that is also returned": (
+        lambda: Written(lambda m, x: (torch.cat([y := m.one(x), m.two(x)], 1), y)),
+        "does not return one tensor",
+    ),
+    "autocast inside": (
+        lambda: Written(lambda m, x: _autocast(m, x)),
+        "aten._to_copy",
+    ),
+    "a GELU and squeeze and excitation": (
+        lambda: Block(unit(act=nn.GELU), behind=_Gate()),
+        "GELU",
+    ),
     "lazy layers": (
         lambda: Block(third=lambda: nn.LazyConv2d(8, 3, padding=1)),
         "not initialised",
-    ),
-    "writes to its input": (
-        lambda: Written(lambda m, x: torch.cat(_branches(m, F.relu_(x)), 1)),
-        "writes to the module's input",
     ),
     "depends on the size": (
         lambda: Written(lambda m, x: torch.cat(_branches(m, x)[: 4 if x.shape[2] > 10 else 3], 1)),
@@ -275,10 +404,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "stores state": (
         lambda: Written(lambda m, x: setattr(m, "last", x) or torch.cat(_branches(m, x), 1)),
         "stores state",
-    ),
-    "returns a tuple": (
-        lambda: Written(lambda m, x: (torch.cat(_branches(m, x), 1),)),
-        "does not return one tensor",
     ),
     "one branch is a part of another": (
         lambda: Written(lambda m, x: torch.cat([m.two[1](y := m.two[0](x)), y, m.one(x)], 1)),
