@@ -117,7 +117,7 @@ def _visit(
             parts = _parts(module, name, shape)
         except Refused as error:
             parts = []
-            if verdict is not None:
+            if verdict is not None and str(error) != verdict.reason:
                 verdict = replace(verdict, reason=f"{verdict.reason}, and {error}")
         if any(part.match for part in parts) or (parts and verdict is not None):
             found += parts
@@ -154,9 +154,10 @@ def _parts(module: nn.Module, name: str, shape: Any) -> list[Found]:
             refused.append(verdict)
     if not chosen:
         return refused[::-1]
+    chosen.reverse()
     made = outline(module, [site for site, _ in chosen])
     _check_outline(module, made)
-    return [replace(verdict, outline=made) for _, verdict in reversed(chosen)]
+    return [replace(verdict, outline=made) for _, verdict in chosen]
 
 
 def _check_outline(module: nn.Module, made: Outline) -> None:
@@ -175,7 +176,8 @@ def _check_outline(module: nn.Module, made: Outline) -> None:
             got = made.run(x.clone())
         torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
     except Exception as error:
-        raise Refused(f"the check of the rewritten forward failed: {error}") from error
+        text = str(error).strip().partition("\n")[0]
+        raise Refused(f"the check of the rewritten forward failed: {text}") from error
 
 
 def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

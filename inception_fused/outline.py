@@ -126,10 +126,14 @@ class Outline:
 
     def reason(self) -> str | None:
         """Why the original must run now; None if the rewritten forward may."""
-        return "it is in training mode" if self.owner.training else self.changed()
+        return "it is in training mode" if self.owner.training else self._changed()
 
     def changed(self) -> str | None:
-        """What was changed so that the rewritten forward no longer holds; None if nothing."""
+        """What was changed, here or in a region, so that it must be fused again; None if nothing."""
+        fusions = (region.__dict__.get(FUSION) for region in self.regions)
+        return self._changed() or next((r for f in fusions if f and (r := f.changed())), None)
+
+    def _changed(self) -> str | None:
         children = self.owner._modules
         if len(children) != len(self._children) or any(
             children.get(name) is not child for name, child in self._children.items()

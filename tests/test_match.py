@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from inception_fused import FusedInception, explain, fuse
+
+PATTERNS = (Path(__file__).parents[1] / "docs" / "patterns.md").read_text()
+"""The table of the documentation; ``python -m tests.patterns`` writes it."""
 
 
 def _output(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -33,6 +37,7 @@ def test_fused_with_equal_numbers(name: str) -> None:
         torch.testing.assert_close(got, want, rtol=0, atol=1e-5 * float(want.abs().max()))
     assert list(model.state_dict()) == list(state)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert f"| {name} | fused | " in PATTERNS
 
 
 @pytest.mark.parametrize("name", zoo.REFUSED)
@@ -46,6 +51,12 @@ def test_refused_with_the_reason(name: str) -> None:
     (line,) = explain(model).lines
     assert not line.fused
     assert zoo.REFUSED[name][1] in line.reason
+    assert f"| {name} | refused: {line.reason} |" in PATTERNS
+
+
+def test_the_table_has_no_other_patterns() -> None:
+    rows = [line for line in PATTERNS.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + len(zoo.FUSED) + len(zoo.REFUSED)
 
 
 class _Random(nn.Module):

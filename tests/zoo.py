@@ -372,10 +372,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "pool with ceil_mode at stride 2": (
         lambda: Written(
             lambda m, x: torch.cat(
-                [m.one(x)[..., ::2, ::2], F.max_pool2d(m.two(x), 2, 2, ceil_mode=True)], 1
-            )
+                [m.three(x), F.max_pool2d(x, 2, 2, ceil_mode=True), m.two(x)], 1
+            ),
+            third=lambda: Conv(C, 8, 3, stride=2),
+            unit=lambda i, o, k=1: Conv(i, o, k, stride=1 + (k == 3)),
         ),
-        "a branch contains aten.slice",
+        "ceil_mode=True with stride",
     ),
     "a branch that is also returned": (
         lambda: Written(lambda m, x: (torch.cat([y := m.one(x), m.two(x)], 1), y)),
