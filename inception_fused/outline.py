@@ -129,7 +129,7 @@ class Outline:
         return "it is in training mode" if self.owner.training else self._changed()
 
     def changed(self) -> str | None:
-        """What was changed, here or in a region, so that it must be fused again; None if nothing."""
+        """What was changed, here or in a region, so that it must be fused again, or None."""
         fusions = (region.__dict__.get(FUSION) for region in self.regions)
         return self._changed() or next((r for f in fusions if f and (r := f.changed())), None)
 
@@ -175,11 +175,13 @@ def sites(owner: nn.Module, shapes: Sequence[tuple[int, int, int, int]]) -> list
 
 
 def outline(owner: nn.Module, chosen: Sequence[Site]) -> Outline:
-    """The outline of a module with these sites, which are from one call of :func:`sites`."""
+    """The outline of a module with these sites, first one first, from one call of :func:`sites`."""
     graph = chosen[0].output.graph
+    calls: dict[fx.Node, fx.Node] = {}
     for i, site in enumerate(chosen):
+        source = calls.get(site.source, site.source)
         with graph.inserting_after(site.output):
-            call = graph.call_module(f"{FUSION}.region{i}", (site.source,))
+            call = calls[site.output] = graph.call_module(f"{FUSION}.region{i}", (source,))
         site.output.replace_all_uses_with(call)
         for node in sorted(site.nodes, reverse=True):
             graph.erase_node(node)
