@@ -66,18 +66,21 @@ def find(model: nn.Module, example_input: Tensor | None = None) -> list[Found]:
     return found
 
 
-def examine(module: nn.Module, name: str = "", shape: Any = None) -> Found | None:
+def examine(
+    module: nn.Module, name: str = "", shape: Any = None, channels: int | None = None
+) -> Found | None:
     """The verdict on this one module, as if nothing were around it; None if it has no cat at all.
 
     Args:
         shape: (N, C, H, W) of an input that it is known to take.
+        channels: of its input, if they are known.
     """
     reason = _forbidden(module)
     if reason is not None and not _mentions_cat(module):
         return None
     if reason is None:
         try:
-            matched, cats = _probe(module, shape)
+            matched, cats = _probe(module, shape, [channels] if channels else None)
             if not cats:
                 return None
             assert matched is not None
@@ -146,7 +149,7 @@ def _parts(module: nn.Module, name: str, shape: Any) -> list[Found]:
     for site in sites(module, [shape] if shape else guesses):
         if taken & site.nodes or _convolution_count(site.region) < 2:
             continue
-        verdict = examine(site.region, _join(name, site.name))
+        verdict = examine(site.region, _join(name, site.name), channels=site.channels)
         if verdict is not None and verdict.match is not None:
             chosen.append((site, verdict))
             taken |= site.nodes
@@ -231,7 +234,7 @@ def _forbidden(module: nn.Module) -> str | None:
     return None
 
 
-def _probe(module: nn.Module, shape: Any) -> tuple[Match | None, bool]:
+def _probe(module: nn.Module, shape: Any, guesses: list[int] | None) -> tuple[Match | None, bool]:
     """The match on which all probes agree, and whether a concatenation was seen at all.
 
     Raises:
@@ -242,7 +245,7 @@ def _probe(module: nn.Module, shape: Any) -> tuple[Match | None, bool]:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     first = None
     failure: Refused | None = None
-    for channels in [shape[1]] if shape else _channel_guesses(module):
+    for channels in [shape[1]] if shape else guesses or _channel_guesses(module):
         n, h, w = _PROBES[0][:3] if shape is None else (shape[0], *shape[2:])
         try:
             first = trace(module, (n, channels, h, w), mode)

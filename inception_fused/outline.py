@@ -43,7 +43,10 @@ class Region(nn.Module):
 
 
 class Site:
-    """Where a part was found: ``region`` computes the node ``output`` from the node ``source``."""
+    """Where a part was found: ``region`` computes the node ``output`` from the node ``source``.
+
+    ``channels`` are those of the source, ``shape`` is that of the owner's input.
+    """
 
     def __init__(
         self,
@@ -51,8 +54,10 @@ class Site:
         source: fx.Node,
         nodes: set[fx.Node],
         output: fx.Node,
+        channels: int,
         shape: tuple[int, int, int, int],
     ) -> None:
+        self.channels = channels
         self.source = source
         self.nodes = nodes
         self.output = output
@@ -169,8 +174,9 @@ def sites(owner: nn.Module, shapes: Sequence[tuple[int, int, int, int]]) -> list
         if part is None or run.overwritten(part[0]):
             continue
         source, nodes = part
-        if len(nodes) > 1:
-            found.append(Site(owner, source, nodes, output, run.shape))
+        size = run.values[source].shape
+        if len(nodes) > 1 and len(size) == 4:
+            found.append(Site(owner, source, nodes, output, size[1], run.shape))
     return found
 
 

@@ -234,6 +234,12 @@ class WritesToTheResult(_Written):
 
 class OneBehindTheOther(_Written):
     def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.one(x), self.three(x)], 1)  # as many channels as x
+        return torch.cat([self.one(y), self.two(y)], 1) * 2
+
+
+class ReadsASlice(_Written):
+    def forward(self, x: Tensor) -> Tensor:
         y = torch.cat(self.parts(x), 1)
         return torch.cat([self.one(y[:, :16]), self.two(y[:, :16])], 1) * 2
 
@@ -278,7 +284,7 @@ def test_left_alone(kind: type, reason: str) -> None:
     assert reason in explain(model).lines[0].reason
 
 
-@pytest.mark.parametrize("kind", [WritesToTheResult, OneBehindTheOther])
+@pytest.mark.parametrize("kind", [WritesToTheResult, OneBehindTheOther, ReadsASlice])
 @torch.no_grad()
 def test_fused(kind: type) -> None:
     torch.manual_seed(0)
