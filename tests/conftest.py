@@ -1,7 +1,10 @@
-"""What every test may rely on."""
+"""What every test may rely on; ``--hypothesis-profile=full`` runs 2,000 random examples of each."""
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("full", max_examples=2000, deadline=None)
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import zoo
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from inception_fused import FusedInception, explain, fuse
@@ -57,58 +54,3 @@ def test_refused_with_the_reason(name: str) -> None:
 def test_the_table_has_no_other_patterns() -> None:
     rows = [line for line in PATTERNS.splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + len(zoo.FUSED) + len(zoo.REFUSED)
-
-
-class _Random(nn.Module):
-    def __init__(self, branches: list[nn.Sequential]) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([b(x) for b in self.branches], 1)
-
-
-@st.composite
-def _modules(draw: st.DrawFn) -> nn.Module:
-    torch.manual_seed(draw(st.integers(0, 2**31)))
-    branches = []
-    for _ in range(draw(st.integers(1, 4))):
-        layers: list[nn.Module] = []
-        channels = zoo.C
-        for _ in range(draw(st.integers(1, 4))):
-            kind = draw(st.sampled_from(("conv", "conv", "conv", "norm", "relu", "odd", "pool")))
-            if kind == "conv":
-                k = draw(st.sampled_from((1, 1, 3, 5)))
-                width = draw(st.integers(1, 20))
-                layers.append(
-                    nn.Conv2d(channels, width, k, padding=k // 2, bias=draw(st.booleans()))
-                )
-                channels = width
-            elif kind == "norm":
-                layers.append(nn.BatchNorm2d(channels))
-            elif kind == "relu":
-                layers.append(nn.ReLU(inplace=len(layers) > 0 and draw(st.booleans())))
-            elif kind == "odd":
-                layers.append(draw(st.sampled_from((nn.Tanh, nn.Identity, nn.Dropout)))())
-            else:
-                pool = draw(st.sampled_from((nn.MaxPool2d, nn.AvgPool2d)))
-                layers.append(pool(3, 1, 1))
-        branches.append(nn.Sequential(*layers))
-    return zoo._random(_Random(branches))
-
-
-@settings(deadline=None)
-@given(model=_modules(), height=st.integers(1, 12), width=st.integers(1, 12))
-def test_random_modules_are_fused_right_or_refused(
-    model: nn.Module, height: int, width: int
-) -> None:
-    x = torch.randn(2, zoo.C, height, width)
-    wanted = _output(model, x.clone())  # the model may write to its input
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fuse(model)
-    got = _output(model, x)
-    scale = max(1.0, float(wanted.abs().max()))
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5 * scale)
-    if not isinstance(model, FusedInception):
-        assert all(line.reason for line in explain(model).lines)
