@@ -116,13 +116,13 @@ def report(
 
 @commands.command()
 def table() -> None:
-    """Print the paper's Table 1 as computed from the model. Exits 1 if a claim does not hold."""
+    """Print the paper's Table 1 as computed from the model, and what its two claims come to."""
     from rich.console import Console
 
     from .models import GoogLeNet
     from .table import render
 
-    raise typer.Exit(0 if render(Console(), GoogLeNet()) else 1)
+    render(Console(), GoogLeNet())
 
 
 @commands.command()

@@ -148,6 +148,15 @@ def test_explain_and_backends(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "reference: available" in capsys.readouterr().out.splitlines()
 
 
+def test_table_reports_a_claim_that_does_not_hold_as_a_result_not_a_failure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("table") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "does not hold: 12 times fewer parameters than AlexNet" in printed
+    assert "computed 8.711, claimed 12" in printed
+
+
 def test_the_readme_is_written_between_its_markers(tmp_path: Path, sample: Results) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
