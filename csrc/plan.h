@@ -26,7 +26,8 @@ enum class Activation : int64_t {
 inline bool is_pool(Kind kind) { return kind == Kind::MAXPOOL || kind == Kind::AVGPOOL; }
 
 inline constexpr int64_t kFormat = 1;
-inline constexpr int64_t kIn = 0;   // buffer index of the module's input
+inline constexpr double kMaxWeights = 0x1p40;  // elements of all weights of a plan
+inline constexpr int64_t kIn = 0;              // buffer index of the module's input
 inline constexpr int64_t kOut = 1;  // buffer index of the module's output; scratch follows
 
 struct Size {  // pixels
@@ -143,7 +144,8 @@ inline std::vector<int64_t> Plan::weight_shape(int64_t index) const {
 namespace detail {
 
 // Throws unless every invariant of a plan holds: ranges, each channel written once, no channel read
-// before the wave after the one that writes it, weight indices 0 to n-1.
+// before the wave after the one that writes it, weight indices 0 to n-1. The limits keep all later
+// arithmetic inside int64_t.
 inline void check(const Plan& plan) {
   const auto fail = [](size_t step, const std::string& what) {
     throw PlanError("step " + std::to_string(step) + ": " + what);
@@ -163,6 +165,7 @@ inline void check(const Plan& plan) {
   };
   std::vector<Written> written{{{kIn, 0, plan.buffers[kIn]}, -1}};
   std::vector<bool> weight_seen(static_cast<size_t>(plan.weights()), false);
+  double elements = 0;  // of all weights; exact below 2^53
   int64_t wave = 0;
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
@@ -170,16 +173,18 @@ inline void check(const Plan& plan) {
       fail(i, "wave " + std::to_string(step.wave) + " follows wave " + std::to_string(wave));
     }
     wave = step.wave;
-    const auto check_slice = [&](const Slice& s, int64_t forbidden) {
+    const auto check_slice = [&](const std::string& name, const Slice& s, int64_t forbidden) {
       if (s.buffer < 0 || s.buffer >= static_cast<int64_t>(plan.buffers.size()) ||
           s.buffer == forbidden) {
-        fail(i, "buffer " + std::to_string(s.buffer) + " cannot be used so");
+        fail(i, name + " buffer " + std::to_string(s.buffer) + " cannot be used so");
       }
       if (s.offset < 0 || s.channels < 1 || s.end() > plan.buffers[s.buffer]) {
-        fail(i, "a slice is not inside its buffer");
+        fail(i, name + " channels " + std::to_string(s.offset) + " to " + std::to_string(s.end()) +
+                    " are not in buffer " + std::to_string(s.buffer) + " of " +
+                    std::to_string(plan.buffers[s.buffer]) + " channels");
       }
     };
-    check_slice(step.src, kOut);
+    check_slice("src", step.src, kOut);
     if (step.dst.empty()) fail(i, "has no destination");
 
     const bool pool = is_pool(step.kind);
@@ -209,7 +214,7 @@ inline void check(const Plan& plan) {
     if (read != step.src.channels) fail(i, "reads a channel that no earlier wave has written");
 
     for (const Destination& dst : step.dst) {
-      check_slice(dst.slice, kIn);
+      check_slice("dst", dst.slice, kIn);
       for (const Written& w : written) {
         if (w.slice.buffer == dst.slice.buffer && w.slice.offset < dst.slice.end() &&
             dst.slice.offset < w.slice.end()) {
@@ -228,12 +233,16 @@ inline void check(const Plan& plan) {
                "weight indices must be 0 to " + std::to_string(plan.weights() - 1) + ", each once");
         }
         weight_seen[dst.weight] = true;
+        elements += static_cast<double>(step.window.taps()) *
+                    static_cast<double>(step.src.channels) *
+                    static_cast<double>(dst.slice.channels);
       }
     }
   }
-  int64_t output = 0;
-  for (const Written& w : written) output += w.slice.buffer == kOut ? w.slice.channels : 0;
-  if (output != plan.buffers[kOut]) throw PlanError("an output channel is never written");
+  int64_t missing = plan.buffers[kOut];
+  for (const Written& w : written) missing -= w.slice.buffer == kOut ? w.slice.channels : 0;
+  if (missing) throw PlanError(std::to_string(missing) + " output channels are never written");
+  if (elements > kMaxWeights) throw PlanError("the weights have more than 2^40 elements");
 }
 
 class Reader {

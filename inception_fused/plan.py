@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import prod
 
 from .spec import Activation, Branch, Convolution, Fork, Kind, Spec, Stage, Window
 
@@ -18,6 +19,9 @@ IN, OUT = 0, 1
 
 FORMAT = 1
 """First int of an encoded plan; changes when the layout of the list does."""
+
+MAX_WEIGHTS = 2**40
+"""Elements of all weights of a plan, at most, so that back ends may count in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +177,7 @@ class Plan:
         if len(self.buffers) < 2 or min(self.buffers) < 1:
             raise ValueError(f"plan: needs an input and an output buffer, got {self.buffers}")
         if sum(self.buffers) > 2**31:
-            raise ValueError(f"plan: has more than 2**31 channels: {self.buffers}")
+            raise ValueError(f"plan: has more than 2^31 channels: {self.buffers}")
         if not self.steps:
             raise ValueError("plan: has no steps")
         written = [(Slice(IN, 0, self.buffers[IN]), -1)]  # and the wave that writes it
@@ -198,6 +202,8 @@ class Plan:
             raise ValueError(f"plan: {missing} output channels are never written")
         if sorted(weights) != list(range(len(weights))):
             raise ValueError(f"plan: weight indices must be 0 to {len(weights) - 1}, got {weights}")
+        if sum(prod(c.weight_shape) for c in self.convolutions()) > MAX_WEIGHTS:
+            raise ValueError("plan: the weights have more than 2^40 elements")
 
 
 def _common(a: Slice, b: Slice) -> int:

@@ -1,15 +1,18 @@
-"""Lowering: the invariants of a plan over random specs, and lists that are no plans. No torch."""
+"""Lowering, encoding and lists that are no plans, in Python and in C++. No torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import specs
 
-from inception_fused.plan import IN, OUT, Destination, Plan, Pool, Slice, Step, lower
+from inception_fused.plan import FORMAT, IN, OUT, Destination, Plan, Pool, Slice, Step, lower
 from inception_fused.spec import (
     GOOGLENET,
     GOOGLENET_SIZE,
@@ -167,32 +170,100 @@ def test_multiply_adds_are_those_of_the_spec(spec: Spec, batch: int, height: int
     assert lower(spec).macs(batch, height, width) == batch * expected
 
 
+def test_kinds_and_activations_are_the_same_in_both_languages(mirror: ModuleType) -> None:
+    assert mirror.kinds() == {k.name: k.value for k in Kind}
+    assert mirror.activations() == {a.name: a.value for a in Activation}
+
+
+def from_mirror(plan: Any) -> Plan:
+    """The plan that C++ holds, field by field."""
+
+    def window(w: Any) -> Window:
+        return Window(w.kernel, w.stride, w.padding)
+
+    def slice_(s: Any) -> Slice:
+        return Slice(s.buffer, s.offset, s.channels)
+
+    return Plan(
+        tuple(plan.buffers),
+        tuple(
+            Step(
+                Kind(s.kind),
+                window(s.window),
+                slice_(s.src),
+                tuple(
+                    Destination(slice_(d.slice), d.weight, Activation(d.activation)) for d in s.dst
+                ),
+                s.wave,
+                Pool(Kind(s.pre.kind), window(s.pre.window)) if s.pre else None,
+            )
+            for s in plan.steps
+        ),
+    )
+
+
 @given(specs())
-def test_decode_inverts_encode(spec: Spec) -> None:
+def test_decode_inverts_encode(mirror: ModuleType, spec: Spec) -> None:
     plan = lower(spec)
     code = plan.encode()
     assert all(type(value) is int for value in code)
     assert Plan.decode(code) == plan
+    mirrored = mirror.decode(code)
+    assert from_mirror(mirrored) == plan
+    assert mirrored.encode() == code
+
+
+@given(specs(), st.integers(1, 12), st.integers(1, 12))
+def test_both_languages_derive_the_same(
+    mirror: ModuleType, spec: Spec, height: int, width: int
+) -> None:
+    plan = lower(spec)
+    mirrored = mirror.decode(plan.code)
+    shapes = [c.weight_shape for c in plan.convolutions()]
+    assert [tuple(mirrored.weight_shape(i)) for i in range(mirrored.weights())] == shapes
+    with pytest.raises(ValueError, match=f"plan: has no weight {len(shapes)}"):
+        mirror.decode(plan.code).weight_shape(len(shapes))
+    try:
+        sizes = plan.sizes(height, width)
+    except ValueError:
+        with pytest.raises(ValueError, match="plan: "):
+            mirrored.sizes(height, width)
+    else:
+        assert tuple(mirrored.sizes(height, width)) == sizes
+
+
+def decoded_or_refused(mirror: ModuleType, code: list[int]) -> Plan | None:
+    """The plan, or None if both languages refused the list by a ValueError about the plan."""
+
+    def attempt(decode: Callable[[list[int]], Any]) -> Any:
+        try:
+            return decode(code)
+        except ValueError as error:
+            if not str(error).startswith("plan: "):
+                raise
+            return None
+
+    plan, mirrored = attempt(Plan.decode), attempt(mirror.decode)
+    if plan is None or mirrored is None:
+        assert plan is mirrored
+        return None
+    assert from_mirror(mirrored) == plan
+    assert plan.encode() == mirrored.encode() == code
+    return plan
 
 
 @given(specs(), st.data())
-def test_a_truncated_or_extended_list_is_refused(spec: Spec, data: st.DataObject) -> None:
+def test_a_truncated_or_extended_list_is_refused(
+    mirror: ModuleType, spec: Spec, data: st.DataObject
+) -> None:
     code = lower(spec).encode()
     end = data.draw(st.integers(0, len(code) - 1))
-    with pytest.raises(ValueError, match="plan"):
-        Plan.decode(code[:end])
-    with pytest.raises(ValueError, match="left over"):
-        Plan.decode([*code, data.draw(st.integers(-1, 100))])
-
-
-def decoded_or_refused(code: list[int]) -> Plan | None:
-    """The plan, or None if the list was refused as it should be: by a ValueError about the plan."""
-    try:
-        return Plan.decode(code)
-    except ValueError as error:
-        if not str(error).startswith("plan: "):
-            raise
-        return None
+    more = [*code, data.draw(st.integers(-1, 100))]
+    for decode in (Plan.decode, mirror.decode):
+        with pytest.raises(ValueError, match="plan"):
+            decode(code[:end])
+        with pytest.raises(ValueError, match="left over"):
+            decode(more)
 
 
 HOSTILE = (-(2**63), -2, -1, 0, 1, 2, 3, 5, 64, 255, 2**31 - 1, 2**31, 2**63 - 1)
@@ -203,28 +274,32 @@ HOSTILE = (-(2**63), -2, -1, 0, 1, 2, 3, 5, 64, 255, 2**31 - 1, 2**31, 2**63 - 1
     [GOOGLENET["3a"], Spec.naive(3, 2, 2, 2), Spec(2, ((Stage.pool(), Stage.pool()),))],
     ids=["3a", "naive", "pools"],
 )
-def test_any_int_changed_gives_a_right_plan_or_a_value_error(spec: Spec) -> None:
+def test_any_int_changed_gives_a_right_plan_or_a_value_error(
+    mirror: ModuleType, spec: Spec
+) -> None:
     code = lower(spec).encode()
     refused = 0
     for place, original in enumerate(code):
         for value in {*HOSTILE, original - 1, original + 1} - {original}:
             changed = [*code[:place], value, *code[place + 1 :]]
-            plan = decoded_or_refused(changed)
-            assert plan is None or plan.encode() == changed
-            refused += plan is None
+            refused += decoded_or_refused(mirror, changed) is None
     assert refused > len(code)
 
 
 @given(specs(), st.data())
 def test_several_ints_changed_give_a_right_plan_or_a_value_error(
-    spec: Spec, data: st.DataObject
+    mirror: ModuleType, spec: Spec, data: st.DataObject
 ) -> None:
     code = lower(spec).encode()
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(code) - 1))
         code[place] = data.draw(st.one_of(st.sampled_from(code), st.integers(-3, 2**32)))
-    plan = decoded_or_refused(code)
-    assert plan is None or plan.encode() == code
+    decoded_or_refused(mirror, code)
+
+
+@given(st.lists(st.integers(-2, 9), max_size=60))
+def test_random_ints_give_a_right_plan_or_a_value_error(mirror: ModuleType, code: list[int]):
+    decoded_or_refused(mirror, [FORMAT, *code])
 
 
 @pytest.mark.parametrize("value", [1.0, "1", None, [1]])
@@ -257,8 +332,14 @@ def _broken(change: str) -> Plan:
     if change == "pool before 3x3":
         pool = Pool(Kind.MAXPOOL, SAME_3)
         return replace(plan, steps=(merged, projection, replace(three, pre=pool), five))
-    assert change == "huge"
-    return replace(plan, buffers=(2**31 - 1, 256, 112))
+    if change == "outside its buffer":
+        d = replace(five.dst[0], slice=Slice(OUT, 225, 32))
+        return replace(plan, steps=(merged, projection, three, replace(five, dst=(d,))))
+    if change == "huge buffers":
+        return replace(plan, buffers=(2**31 - 1, 256, 112))
+    assert change == "huge weights"
+    window = Window((2**14, 2**14), (1, 1), (2**13, 2**13))
+    return replace(plan, steps=(merged, projection, replace(three, window=window), five))
 
 
 @pytest.mark.parametrize(
@@ -271,12 +352,17 @@ def _broken(change: str) -> Plan:
         ("weight twice", "weight indices must be 0 to 5"),
         ("writes the input", "step 3: dst buffer 0 cannot be used so"),
         ("pool before 3x3", "step 2: only a pointwise step can have a pool folded in"),
-        ("huge", r"more than 2\*\*31 channels"),
+        ("outside its buffer", "step 3: dst channels 225 to 257 are not in buffer 1 of 256"),
+        ("huge buffers", r"more than 2\^31 channels"),
+        ("huge weights", r"more than 2\^40 elements"),
     ],
 )
-def test_check_names_what_is_broken(change: str, text: str) -> None:
+def test_check_names_what_is_broken(mirror: ModuleType, change: str, text: str) -> None:
+    plan = _broken(change)
     with pytest.raises(ValueError, match=text):
-        _broken(change).check()
+        plan.check()
+    with pytest.raises(ValueError, match=text):
+        mirror.decode(plan.code)
 
 
 def test_branches_of_different_sizes_are_refused_by_size() -> None:
