@@ -1,0 +1,112 @@
+#include "naive.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace inception_fused {
+namespace {
+
+// (channels, height, width) of one image.
+struct Image {
+  int64_t channels;
+  Size size;
+  std::vector<double> data;
+
+  Image(int64_t c, Size s) : channels(c), size(s), data(c * s.height * s.width) {}
+  double& at(int64_t c, int64_t y, int64_t x) {
+    return data[(c * size.height + y) * size.width + x];
+  }
+};
+
+// Calls body(tap, value) for every tap of the window at output pixel (y, x) that is in the image.
+template <typename Body>
+void for_taps(const Window& w, Image& image, int64_t c, int64_t y, int64_t x, const Body& body) {
+  for (int64_t ky = 0; ky < w.kernel.height; ++ky) {
+    for (int64_t kx = 0; kx < w.kernel.width; ++kx) {
+      const int64_t iy = y * w.stride.height + ky - w.padding.height;
+      const int64_t ix = x * w.stride.width + kx - w.padding.width;
+      if (iy < 0 || iy >= image.size.height || ix < 0 || ix >= image.size.width) continue;
+      body(ky * w.kernel.width + kx, image.at(c, iy, ix));
+    }
+  }
+}
+
+Image pool(Kind kind, const Window& w, Image& from) {
+  Image to(from.channels, output_size(w, from.size));
+  for (int64_t c = 0; c < to.channels; ++c) {
+    for (int64_t y = 0; y < to.size.height; ++y) {
+      for (int64_t x = 0; x < to.size.width; ++x) {
+        double sum = 0, most = -std::numeric_limits<double>::infinity();
+        for_taps(w, from, c, y, x, [&](int64_t, double v) {
+          sum += v;
+          most = std::max(most, v);
+        });
+        to.at(c, y, x) = kind == Kind::MAXPOOL ? most : sum / static_cast<double>(w.taps());
+      }
+    }
+  }
+  return to;
+}
+
+Image convolve(const Window& w, Image& from, const Destination& dst,
+               const std::vector<float>& weight, const std::vector<float>& bias, double& largest) {
+  Image to(dst.slice.channels, output_size(w, from.size));
+  for (int64_t o = 0; o < to.channels; ++o) {
+    for (int64_t y = 0; y < to.size.height; ++y) {
+      for (int64_t x = 0; x < to.size.width; ++x) {
+        double sum = bias[o], magnitude = std::abs(sum);
+        for (int64_t i = 0; i < from.channels; ++i) {
+          const float* filter = weight.data() + (o * from.channels + i) * w.taps();
+          for_taps(w, from, i, y, x, [&](int64_t tap, double v) {
+            sum += v * filter[tap];
+            magnitude += std::abs(v * filter[tap]);
+          });
+        }
+        largest = std::max(largest, magnitude);
+        to.at(o, y, x) = dst.activation == Activation::RELU && sum < 0 ? 0 : sum;
+      }
+    }
+  }
+  return to;
+}
+
+Image slice(const Image& from, const Slice& s) {
+  Image to(s.channels, from.size);
+  const int64_t pixels = from.size.height * from.size.width;
+  std::copy_n(from.data.begin() + s.offset * pixels, s.channels * pixels, to.data.begin());
+  return to;
+}
+
+}  // namespace
+
+Result naive(const Plan& plan, int64_t batch, Size image, const std::vector<float>& x,
+             const std::vector<std::vector<float>>& weights,
+             const std::vector<std::vector<float>>& biases) {
+  const std::vector<Size> sizes = plan.sizes(image);
+  Result result;
+  for (int64_t n = 0; n < batch; ++n) {
+    std::vector<Image> buffers;
+    for (size_t b = 0; b < sizes.size(); ++b) buffers.emplace_back(plan.buffers[b], sizes[b]);
+    std::vector<double>& in = buffers[kIn].data;
+    std::copy_n(x.begin() + n * static_cast<int64_t>(in.size()), in.size(), in.begin());
+    for (const Step& step : plan.steps) {
+      Image src = slice(buffers[step.src.buffer], step.src);
+      if (step.pre) src = pool(step.pre->kind, step.pre->window, src);
+      for (const Destination& dst : step.dst) {
+        const Image value = is_pool(step.kind)
+                                ? pool(step.kind, step.window, src)
+                                : convolve(step.window, src, dst, weights[dst.weight],
+                                           biases[dst.weight], result.largest);
+        Image& to = buffers[dst.slice.buffer];
+        const int64_t first = dst.slice.offset * to.size.height * to.size.width;
+        std::copy(value.data.begin(), value.data.end(), to.data.begin() + first);
+      }
+    }
+    const std::vector<double>& out = buffers[kOut].data;
+    result.output.insert(result.output.end(), out.begin(), out.end());
+  }
+  return result;
+}
+
+}  // namespace inception_fused

@@ -1,0 +1,20 @@
+// A plan as loops over channels and taps in double: what csrc/cpu must equal.
+#pragma once
+
+#include <vector>
+
+#include "plan.h"
+
+namespace inception_fused {
+
+struct Result {
+  std::vector<double> output;  // (batch, channels, height, width), contiguous
+  double largest = 0;          // sum of the magnitudes of the terms of any value on the way
+};
+
+// Of such an x; weights and biases by weight index, (out, in, height, width) and (out).
+Result naive(const Plan& plan, int64_t batch, Size image, const std::vector<float>& x,
+             const std::vector<std::vector<float>>& weights,
+             const std::vector<std::vector<float>>& biases);
+
+}  // namespace inception_fused

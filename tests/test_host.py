@@ -1,0 +1,178 @@
+"""csrc/cpu without torch: the choice of kernels, and every path under the sanitizers."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+
+import native
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import specs
+
+from inception_fused.plan import lower
+from inception_fused.spec import GOOGLENET, Activation, Kind, Spec, Stage, googlenet
+
+Case = tuple[str, Spec, tuple[int, int, int]]
+"""A name, a module, and (batch, height, width) of its input."""
+
+AVERAGE = Stage.pool(Kind.AVGPOOL)
+LINEAR = Activation.NONE
+MODULES: dict[str, tuple[Spec, list[tuple[int, int, int]]]] = {
+    "odd": (Spec.v1(37, 11, 13, 17, 5, 19, 23), [(1, 1, 1), (2, 5, 3), (5, 4, 6), (3, 1, 9)]),
+    "stacked": (Spec.v1(9, 3, 7, 33, 2, 5, 1, (3, 3)), [(1, 1, 1), (3, 6, 5), (2, 7, 2)]),
+    "k7": (Spec.v1(5, 1, 2, 3, 4, 5, 6, 7, LINEAR), [(1, 1, 1), (2, 2, 9)]),
+    "naive": (Spec.naive(10, 3, 5, 7), [(1, 1, 1), (4, 5, 5)]),
+    "pools": (
+        Spec(
+            18,
+            (
+                (AVERAGE, Stage.conv(9)),
+                (Stage.pool(Kind.AVGPOOL, 5, 1, 2),),
+                (Stage.pool(), Stage.pool(Kind.MAXPOOL, (1, 3), 1, (0, 1)), Stage.conv(4)),
+                (AVERAGE, AVERAGE),
+            ),
+        ),
+        [(1, 1, 1), (2, 4, 7)],
+    ),
+    "strided": (
+        Spec(
+            6,
+            (
+                (Stage.conv(7, 3, 2),),
+                (Stage.pool(stride=2),),
+                (Stage.conv(3), Stage.conv(4, (1, 7)), Stage.conv(5, (7, 1), (2, 2))),
+                (AVERAGE, Stage.conv(9, 3, 2)),
+            ),
+        ),
+        [(1, 1, 1), (3, 8, 9)],
+    ),
+    "wide border": (Spec(3, ((Stage.conv(5, 1, padding=2), Stage.pool()),)), [(2, 3, 3)]),
+    # One to five groups of columns, and every number of rows that a tile can have.
+    "tiles": (
+        Spec.v1(3, 17, 1, 33, 3, 49, 65),
+        [(1, 1, pixels) for pixels in range(1, 30)],
+    ),
+}
+
+
+def cases() -> list[Case]:
+    """All nine modules at small sizes, and what they leave out."""
+    found: list[Case] = []
+    for name, spec in GOOGLENET.items():
+        found += [(name, spec, (1, 3, 4)), (name, spec, (1, 1, 1))]
+    found.append(("3a with 3x3", googlenet(3)["3a"], (3, 5, 5)))
+    for name, (spec, shapes) in MODULES.items():
+        found += [(name, spec, shape) for shape in shapes]
+    for channels in range(1, 34):  # every number of columns and lanes that is left over
+        spec = Spec(channels, ((Stage.pool(),), (AVERAGE,), (Stage.conv(channels),)))
+        found.append((f"{channels} channels", spec, (1, 1, 2)))
+    return found
+
+
+def run(program: Path, arguments: list[str], cases: Iterable[Case]) -> dict[str, int]:
+    """The figures that the program prints; what it found is the failure's text."""
+    lines = [
+        " ".join(map(str, [name.replace(" ", "_"), *shape, *lower(spec).code]))
+        for name, spec, shape in cases
+    ]
+    done = subprocess.run(
+        [program, *arguments], input="\n".join(lines), capture_output=True, text=True, check=False
+    )
+    if "ThreadSanitizer: unexpected memory mapping" in done.stderr:
+        pytest.skip("this kernel's address layout is too random for gcc's ThreadSanitizer")
+    if done.returncode:
+        pytest.fail(f"{program.name} exits with {done.returncode}\n{done.stdout}{done.stderr}")
+    return {name: int(count) for name, count in map(str.split, done.stdout.splitlines())}
+
+
+@pytest.fixture(scope="module", params=["address,undefined", "thread"])
+def program(request: pytest.FixtureRequest) -> Path:
+    """tests/cpp/check_cpu.cpp built with a sanitizer."""
+    sources = [
+        native.ROOT / "tests" / "cpp" / name for name in ("check_cpu.cpp", "equal.cpp", "naive.cpp")
+    ]
+    return native.build(
+        f"check_cpu_{request.param.replace(',', '_')}",
+        [*sources, *native.CPU],
+        [*native.SANITIZED, f"-fsanitize={request.param}", "-pthread"],
+    )
+
+
+def names(mirror: ModuleType) -> set[str]:
+    """The kernels that this machine can run."""
+    return {mirror.pick(*mirror.capabilities(), limit) for limit in ("base", "avx2", "avx512")}
+
+
+def test_every_module_equals_loops_in_double(program: Path, mirror: ModuleType) -> None:
+    chosen = cases()
+    if program.name.endswith("thread"):  # what threads share does not depend on the sizes
+        chosen = [case for case in chosen if case[0] in ("3a", "odd", "stacked", "strided")]
+    runs = run(program, ["run"], chosen)
+    rounded = [case for case in chosen if AVERAGE in chain(*case[1].branches)]  # a ninth is
+    assert runs.pop("exact") == len(chosen) - len(rounded)
+    assert set(runs) == names(mirror)
+    assert len(set(runs.values())) == 1
+    winograd = [case for case in chosen if case[0] in GOOGLENET]  # direct, and tiles of two sizes
+    assert min(runs.values()) >= 4 * (len(chosen) + 2 * len(winograd))
+
+
+def test_changed_plans_are_refused_or_run(program: Path) -> None:
+    small: list[Case] = [
+        ("v1", Spec.v1(3, 2, 3, 2, 2, 3, 2), (2, 4, 5)),
+        ("stacked", Spec.v1(2, 1, 1, 2, 1, 2, 1, (3, 3)), (1, 3, 3)),
+        ("pools", Spec(5, ((AVERAGE, Stage.conv(3)), (Stage.pool(), Stage.pool()))), (2, 2, 3)),
+        ("strided", Spec(4, ((Stage.conv(3, 3, 2),), (Stage.pool(stride=2),))), (1, 5, 4)),
+    ]
+    counts = run(program, ["fuzz", "3000"], small)
+    assert sum(counts.values()) == 3000 * len(small)
+    assert counts["refused"] > 3000
+    assert counts["ran"] > 300
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.just("random"),
+            specs(),
+            st.tuples(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_random_modules_equal_loops_in_double(program: Path, chosen: list[Case]) -> None:
+    run(program, ["run"], chosen)
+
+
+@pytest.mark.parametrize(
+    ("avx2", "avx512", "unlimited", "up_to_avx512", "up_to_avx2"),
+    [
+        (False, False, "base", "base", "base"),
+        (True, False, "avx2", "avx2", "avx2"),
+        (True, True, "avx512", "avx512", "avx2"),
+    ],
+)
+def test_the_widest_kernels_that_machine_and_limit_allow(
+    mirror: ModuleType,
+    avx2: bool,
+    avx512: bool,
+    unlimited: str,
+    up_to_avx512: str,
+    up_to_avx2: str,
+) -> None:
+    assert mirror.pick(avx2, avx512, "") == unlimited
+    assert mirror.pick(avx2, avx512, "avx512") == up_to_avx512
+    assert mirror.pick(avx2, avx512, "avx2") == up_to_avx2
+    assert mirror.pick(avx2, avx512, "base") == "base"
+
+
+@pytest.mark.parametrize("limit", ["sse9", "AVX2", " ", "avx"])
+def test_a_limit_that_is_no_instruction_set_is_refused(mirror: ModuleType, limit: str) -> None:
+    with pytest.raises(ValueError, match=f"must be base, avx2 or avx512, got '{limit}'"):
+        mirror.pick(True, True, limit)
