@@ -5,6 +5,7 @@ code: the package then runs its reference back end.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from setuptools import setup
@@ -15,6 +16,8 @@ STABLE_ABI = [
     "-DTORCH_TARGET_VERSION=0x020a000000000000",  # torch 2.10
 ]
 CXX_FLAGS = ["-std=c++20", "-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden", *STABLE_ABI]
+EXPORTS = ROOT / "csrc" / "exports.map"
+LINK_FLAGS = [f"-Wl,--version-script={EXPORTS}"] if sys.platform == "linux" else []
 
 
 def sources(*patterns: str) -> list[str]:
@@ -26,8 +29,9 @@ def cpu_extension() -> CppExtension:
         "inception_fused._C",
         sources("csrc/bind.cpp", "csrc/run_cpu.cpp", "csrc/cpu/*.cpp"),
         include_dirs=[str(ROOT / "csrc")],
-        depends=sources("csrc/*.h", "csrc/*.def", "csrc/cpu/*.h", "csrc/cpu/*.inl"),
+        depends=sources("csrc/*.h", "csrc/*.def", "csrc/*.map", "csrc/cpu/*.h", "csrc/cpu/*.inl"),
         extra_compile_args={"cxx": CXX_FLAGS},
+        extra_link_args=LINK_FLAGS,
         py_limited_api=True,
     )
 

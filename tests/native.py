@@ -19,6 +19,12 @@ CPU = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
 SANITIZED = ("-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all")
 
 
+def object_of(result: Path, source: Path) -> Path:
+    """The object file of a source, below the repository's root, of what :func:`build` returned."""
+    name = str(source.relative_to(ROOT)).replace("/", ".")
+    return result.with_name(f"{result.name}.d") / f"{name}.o"
+
+
 def build(target: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
     """Compiles and links the sources; returns the file, ``build/tests/<target>``.
 
@@ -30,7 +36,8 @@ def build(target: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Pa
     Raises:
         RuntimeError: the compiler's messages.
     """
-    folder = ROOT / "build" / "tests" / f"{target}.d"
+    result = ROOT / "build" / "tests" / target
+    folder = result.with_name(f"{target}.d")
     folder.mkdir(parents=True, exist_ok=True)
     includes = [f"-I{ROOT / 'csrc'}"]
     with (folder / "build.ninja").open("w") as file:
@@ -47,9 +54,7 @@ def build(target: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Pa
         ninja.rule("link", "$compiler $flags $in -o $out")
         objects = []
         for source in sources:
-            name = str(source.relative_to(ROOT)).replace("/", ".")
-            objects += ninja.build(str(folder / f"{name}.o"), "compile", str(source))
-        result = folder.parent / target
+            objects += ninja.build(str(object_of(result, source)), "compile", str(source))
         ninja.build(str(result), "link", objects)
     jobs = os.environ.get("MAX_JOBS")
     done = subprocess.run(
