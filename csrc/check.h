@@ -78,49 +78,61 @@ inline void check_weights(const Plan& plan, const std::vector<Tensor>& weights,
   }
 }
 
-// True unless two indices of the tensor can name one element.
-inline bool elements_are_distinct(const Tensor& tensor) {
-  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
-  for (int64_t i = 0; i < tensor.dim(); ++i) {
-    if (tensor.size(i) > 1) dims.emplace_back(tensor.stride(i), tensor.size(i));
-  }
-  std::sort(dims.begin(), dims.end());
+struct Extent {  // of one dimension
+  int64_t stride;
+  int64_t size;
+};
+
+inline std::vector<Extent> extents_of(const Tensor& tensor) {
+  std::vector<Extent> extents;
+  for (int64_t i = 0; i < tensor.dim(); ++i) extents.push_back({tensor.stride(i), tensor.size(i)});
+  return extents;
+}
+
+// True if no two indices name one element; on the side of caution.
+inline bool elements_are_distinct(std::vector<Extent> extents) {
+  std::erase_if(extents, [](const Extent& e) { return e.size == 1; });
+  std::ranges::sort(extents, {}, &Extent::stride);
   int64_t reach = 0;  // largest offset of the dimensions so far
-  for (const auto& [stride, size] : dims) {
+  for (const auto& [stride, size] : extents) {
     if (stride <= reach) return false;
     reach += stride * (size - 1);
   }
   return true;
 }
 
-// True if the two may share an element. Exact for separate memory and for two channel ranges of one
-// channels-last buffer; otherwise on the side of caution.
+// True if the two may share an element. Exact for separate memory and for two ranges of one
+// dimension of a larger tensor, such as its channels; otherwise on the side of caution.
 inline bool may_overlap(const Tensor& a, const Tensor& b) {
   if (a.numel() == 0 || b.numel() == 0) return false;
-  const auto bytes = [](const Tensor& t) {
-    int64_t last = 0;
-    for (int64_t i = 0; i < t.dim(); ++i) last += t.stride(i) * (t.size(i) - 1);
-    const auto first = reinterpret_cast<uintptr_t>(t.const_data_ptr());
-    return std::pair{first, first + static_cast<uintptr_t>((last + 1) * t.element_size())};
-  };
-  const auto [a_first, a_end] = bytes(a);
-  const auto [b_first, b_end] = bytes(b);
-  if (a_end <= b_first || b_end <= a_first) return false;
-  const bool same_pixels = a.stride(0) == b.stride(0) && a.stride(2) == b.stride(2) &&
-                           a.stride(3) == b.stride(3) && a.element_size() == b.element_size() &&
-                           a.size(0) == b.size(0) && a.size(2) == b.size(2) &&
-                           a.size(3) == b.size(3);
-  if (!same_pixels) return true;
-  // Channel ranges of one buffer: apart if neither reaches into the other within one pixel or
-  // plane.
-  const int64_t channel = a.stride(1);
-  if (channel != b.stride(1)) return true;
-  const int64_t apart = (static_cast<int64_t>(b_first) - static_cast<int64_t>(a_first)) /
-                        static_cast<int64_t>(a.element_size());
-  const int64_t room = channel == 1 ? a.stride(3) : a.stride(0);
-  const int64_t a_channels = a.size(1) * channel, b_channels = b.size(1) * channel;
-  if (apart >= 0) return !(apart >= a_channels && apart + b_channels <= room);
-  return !(-apart >= b_channels && -apart + a_channels <= room);
+  const auto a_first = reinterpret_cast<uintptr_t>(a.const_data_ptr());
+  const auto b_first = reinterpret_cast<uintptr_t>(b.const_data_ptr());
+  if (b_first < a_first) return may_overlap(b, a);
+  int64_t last = 0;
+  for (const auto& [stride, size] : extents_of(a)) last += stride * (size - 1);
+  const auto bytes = static_cast<uintptr_t>(a.element_size());
+  if (b_first - a_first >= static_cast<uintptr_t>(last + 1) * bytes) return false;
+  if (a.dim() != b.dim() || a.element_size() != b.element_size()) return true;
+  if ((b_first - a_first) % bytes) return true;
+  const auto apart = static_cast<int64_t>((b_first - a_first) / bytes);
+
+  // Ranges of dimension d, [0, size of a) and [start, start + size of b), share nothing if the
+  // second starts behind the first and no two indices of both together name one element.
+  const std::vector<Extent> of_a = extents_of(a), of_b = extents_of(b);
+  for (size_t d = 0; d < of_a.size(); ++d) {
+    std::vector<Extent> both = of_a;
+    bool alike = of_a[d].stride == of_b[d].stride && of_a[d].stride > 0;
+    for (size_t i = 0; i < both.size(); ++i) {
+      if (i == d) continue;
+      alike = alike && of_a[i].size == of_b[i].size &&
+              (of_a[i].size == 1 || of_a[i].stride == of_b[i].stride);
+    }
+    if (!alike || apart % both[d].stride) continue;
+    const int64_t start = apart / both[d].stride;
+    both[d].size = start + of_b[d].size;
+    if (start >= of_a[d].size && elements_are_distinct(both)) return false;
+  }
+  return true;
 }
 
 inline void check_out(const Plan& plan, const Tensor& x, const Tensor& out) {
@@ -131,7 +143,7 @@ inline void check_out(const Plan& plan, const Tensor& x, const Tensor& out) {
               ", " + std::to_string(shape[2]) + ", " + std::to_string(shape[3]) + "), got " +
               shape_of(out));
   check_dtype("out", out, x.scalar_type());
-  require(elements_are_distinct(out),
+  require(elements_are_distinct(extents_of(out)),
           "out must not have two indices for one element (an expanded "
           "or self-overlapping view)");
   require(!may_overlap(x, out), "out must not overlap x in memory");

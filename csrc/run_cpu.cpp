@@ -39,7 +39,8 @@ int threads_for(const Plan& plan, const Tensor& x) {
   double macs = 0;
   for (const Step& step : plan.steps) {
     for (const Destination& dst : step.dst) {
-      macs += static_cast<double>(step.window.taps() * step.src.channels * dst.slice.channels);
+      macs += static_cast<double>(step.window.taps()) * static_cast<double>(step.src.channels) *
+              static_cast<double>(dst.slice.channels);
     }
   }
   macs *= static_cast<double>(x.size(0) * x.size(2) * x.size(3));
@@ -174,7 +175,9 @@ Tensor run_cpu(Tensor x, Tensor pack, std::vector<int64_t> code) {
 
 void run_out_cpu(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
   require_4d(x);
+  check_dtype("x", x, ScalarType::Float);
   require(out.is_cpu(), "out must be on the CPU, as x is");
+  require(!may_overlap(pack, out), "out must not overlap pack in memory");
   x = direct(x);
   check_out(decode(code), x, out);
   const bool writable = is_direct(out);

@@ -44,13 +44,29 @@ def cpu_pack_size(plan: Plan, tuning: Sequence[int] = ()) -> int:
 
 
 def _register_fakes() -> None:
+    # One tensor on meta is enough for the dispatcher to come here instead of to a kernel.
+    def check_devices(**tensors: Tensor) -> None:
+        first, *others = tensors
+        device = tensors[first].device
+        for name in others:
+            if tensors[name].device != device:
+                raise ValueError(
+                    f"{name} must be on {device} as {first} is, got {tensors[name].device}"
+                )
+
     def run(x: Tensor, pack: Tensor, plan: Sequence[int]) -> Tensor:
         decoded = Plan.decode([int(i) for i in plan])
-        torch._check(x.dim() == 4 and x.shape[1] == decoded.in_channels)
+        check_devices(x=x, pack=pack)
+        shape = tuple(x.shape)
+        torch._check_value(x.dim() == 4, lambda: f"x must have 4 dimensions, got shape {shape}")
+        torch._check_value(
+            x.shape[1] == decoded.in_channels,
+            lambda: f"x must have {decoded.in_channels} channels, got shape {shape}",
+        )
         return reference.empty_output(decoded, x)
 
     def run_out(x: Tensor, pack: Tensor, plan: Sequence[int], *, out: Tensor) -> None:
-        return None
+        check_devices(x=x, pack=pack, out=out)
 
     def pack(
         weights: Sequence[Tensor],
@@ -58,6 +74,8 @@ def _register_fakes() -> None:
         plan: Sequence[int],
         tuning: Sequence[int] = (),
     ) -> Tensor:
+        named = {"weights": weights, "biases": biases}
+        check_devices(**{f"{n}[{i}]": t for n, ts in named.items() for i, t in enumerate(ts)})
         size = cpu_pack_size(Plan.decode([int(i) for i in plan]), [int(i) for i in tuning])
         return weights[0].new_empty(size)
 
