@@ -17,7 +17,8 @@ class PoolRow {
         from_(from),
         base_(base),
         channels_(channels),
-        tap_(static_cast<size_t>(pool.window.taps())) {}
+        tap_(static_cast<size_t>(std::min(pool.window.kernel.height, from.size.height) *
+                                 std::min(pool.window.kernel.width, from.size.width))) {}
 
   void operator()(const Cursor& at, int64_t count, float* dst, int64_t dst_pixel) {
     const Window& window = pool_.window;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
+#include <string>
 
 #include "winograd.h"
 
@@ -40,9 +42,21 @@ Place place_of(const Strided& tensor, Size size) {
   return place;
 }
 
+constexpr double kMaxScratch = 0x1p50;  // elements
+
 // Lays the buffer out in scratch, from element `start` on; returns the element after it.
 int64_t place_in_scratch(Place& place, int64_t channels, Size size, Size border, int64_t images,
                          int64_t start) {
+  const auto padded = [](int64_t n, int64_t border) {
+    return static_cast<double>(n) + 2 * static_cast<double>(border);
+  };
+  if (static_cast<double>(images) * static_cast<double>(channels) *
+          padded(size.height, border.height) * padded(size.width, border.width) >
+      kMaxScratch) {
+    throw std::invalid_argument("plan: padded by " + std::to_string(border.height) + " and " +
+                                std::to_string(border.width) +
+                                " pixels, an image is larger than any memory");
+  }
   place.scratch = true;
   place.channels = channels;
   place.size = size;
@@ -67,7 +81,8 @@ StepInfo info_of(const Step& step, const StepPack& pack, const Kernels& kernels,
     info.chunk = std::max<int64_t>(1, kTransformed / (pack.taps * info.v_pitch * rows)) * rows;
   }
   const Window& window = step.window;
-  for (int64_t y = 0; y < window.kernel.height; ++y) {
+  const bool taps = !is_pool(step.kind) && !pack.tile;
+  for (int64_t y = 0; taps && y < window.kernel.height; ++y) {
     for (int64_t x = 0; x < window.kernel.width; ++x) {
       info.taps.push_back((y - window.padding.height) * from.row +
                           (x - window.padding.width) * from.pixel);

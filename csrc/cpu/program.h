@@ -51,7 +51,7 @@ struct Task {
 
 // What every task of a step needs to know.
 struct StepInfo {
-  std::vector<int64_t> taps;     // offsets in the source buffer, in elements
+  std::vector<int64_t> taps;     // of a direct convolution: offsets in the source buffer, elements
   std::vector<int64_t> targets;  // the buffers it writes, each once
   Size tiles;                    // Winograd's, per image
   int64_t chunk = 0;             // tiles that are transformed at a time
