@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -301,6 +302,8 @@ def _norm(value: Value) -> NormSource:
         if tensor is not None and tensor.place is None:
             raise Refused("a tensor of a batch norm is computed, not a parameter")
     eps = float(rest[-1])
+    if not 0 <= eps < math.inf:
+        raise Refused(f"the eps of a batch norm is {eps}")
     owner = mean.place.owner
     live = owner.__dict__.get("eps") == eps
     return NormSource(

@@ -194,7 +194,7 @@ def _build(
         raise TypeError(f"spec must be a Spec, got {type(spec).__name__}")
     module = Branches(spec, batch_norm)
     verdict = examine(module)
-    assert verdict is not None
-    if verdict.match is None:
-        raise ValueError(f"spec cannot be fused: {verdict.reason}")
+    if verdict is None or verdict.match is None:
+        reason = verdict.reason if verdict else "it has no convolution"
+        raise ValueError(f"spec cannot be fused: {reason}")
     return swap(module, verdict.match, Options(backend, winograd))
