@@ -209,33 +209,6 @@ def arguments():
     return x, weights, biases, code, OP.pack(weights, biases, code)
 
 
-def test_wrong_arguments_are_named():
-    x, weights, biases, code, pack = arguments()
-    out = torch.empty(2, lower(ODD["stacked"]).out_channels, 6, 6)
-    both = torch.zeros(2, 67 + out.shape[1], 6, 6)
-    cases = [
-        (lambda: OP.run(x[0], pack, code), "x must have 4 dimensions"),
-        (lambda: OP.run(x[:, 1:], pack, code), "x must have 67 channels"),
-        (lambda: OP.run(x.double(), pack, code), "x must be Float, got Double"),
-        (lambda: OP.run(x, pack[1:], code), "pack must be what"),
-        (lambda: OP.run(x, pack, code[:-1]), "plan: ends after"),
-        (lambda: OP.run(x, pack, [*code, 1]), "plan: 1 ints left over"),
-        (lambda: OP.pack(weights[1:], biases, code), "needs 6|needs 7"),
-        (lambda: OP.pack([*weights[:-1], weights[0]], biases, code), r"weights\[\d\] must be"),
-        (lambda: OP.pack(weights, [*biases[:-1], biases[-1][1:]], code), r"biases\[\d\] must be"),
-        (lambda: OP.run.out(x, pack, code, out=out[:1]), "out must be of shape"),
-        (lambda: OP.run.out(x, pack, code, out=out[:1].expand(out.shape)), "two indices for one"),
-        (
-            lambda: OP.run.out(both[:, :67], pack, code, out=both[:, 60:-7]),
-            "out must not overlap x",
-        ),
-    ]
-    for call, message in cases:
-        with pytest.raises(ValueError, match=message):
-            call()
-    OP.run.out(both[:, :67], pack, code, out=both[:, 67:])  # one buffer, apart
-
-
 def test_opcheck_and_compile():
     x, weights, biases, code, pack = arguments()
     torch.library.opcheck(OP.pack.default, (weights, biases, code))
