@@ -1,20 +1,21 @@
 """The CPU back end and its operator against the reference interpreter."""
 
+import json
 import os
 import subprocess
 import sys
+from math import prod, sqrt
 
+import nine
 import pytest
 import torch
+from nine import CPU, FORMATS, tensors
 
 from inception_fused import ops, reference
-from inception_fused.backends import TABLE
 from inception_fused.plan import lower
-from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Activation, Fork, Kind, Spec, Stage
+from inception_fused.spec import GOOGLENET, Activation, Fork, Kind, Spec, Stage
 
 OP = torch.ops.inception_fused
-CPU = next(b for b in TABLE if b.name == "cpu")
-FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 ODD = {
     "naive": Spec.naive(10, 3, 5, 7),
     "stacked": Spec.v1(67, 11, 13, 17, 5, 19, 23, (3, 3)),
@@ -46,25 +47,6 @@ ODD = {
 }
 
 
-def tensors(spec, shape, integers=False, seed=0):
-    """x, weights and biases; small integers keep every float32 sum exact."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def make(*size):
-        if integers:
-            return torch.randint(-3, 4, size, generator=generator).float()
-        return torch.randn(size, generator=generator)
-
-    convs = list(spec.convolutions())
-    scale = [1 if integers else (c.in_channels * c.kernel[0] * c.kernel[1]) ** -0.5 for c in convs]
-    weights = [make(*c.weight_shape) * s for c, s in zip(convs, scale, strict=True)]
-    return (
-        make(shape[0], spec.in_channels, *shape[1:]),
-        weights,
-        [make(c.out_channels) for c in convs],
-    )
-
-
 def check_exact(spec, shape, fmt):
     plan = lower(spec)
     x, weights, biases = tensors(spec, shape, integers=True)
@@ -73,25 +55,6 @@ def check_exact(spec, shape, fmt):
     expected = reference.run(plan, x, weights, biases)
     assert y.stride() == expected.stride()
     assert torch.equal(y, expected)
-
-
-@pytest.mark.parametrize("fmt", FORMATS)
-@pytest.mark.parametrize("batch", [1, 2, 8])
-@pytest.mark.parametrize("name", GOOGLENET)
-def test_paper_modules_random_inputs(name, batch, fmt):
-    spec, size = GOOGLENET[name], GOOGLENET_SIZE[name]
-    plan = lower(spec)
-    x, weights, biases = tensors(spec, (batch, size, size))
-    x = x.to(memory_format=FORMATS[fmt])
-    exact = reference.run(
-        plan, x.double(), [w.double() for w in weights], [b.double() for b in biases]
-    )
-    stock = reference.run(plan, x, weights, biases)
-    ours = CPU.run(plan, x, CPU.pack(plan, weights, biases))
-    scale = exact.abs().max()
-    error = (ours - exact).abs().max() / scale
-    eps = 8 * torch.finfo(torch.float32).eps  # stock may sum in blocks, which rounds less
-    assert error <= 2 * (stock - exact).abs().max() / scale + eps
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -107,30 +70,55 @@ def test_odd_modules_are_exact_on_integers(name, shape, fmt, threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("isa", ["base", "avx2", "avx512"])
-def test_every_instruction_set_is_exact_on_integers(isa):
-    """All nine modules; skipped, and said so, where the machine lacks the set."""
-    code = (
-        "import torch, test_cpu as t\n"
-        "for n, spec in t.GOOGLENET.items():\n"
-        "    for f in t.FORMATS.values():\n"
-        "        t.check_exact(spec, (2, t.GOOGLENET_SIZE[n], t.GOOGLENET_SIZE[n]), f)\n"
-        "print('lanes', t.OP.cpu_lanes())"
-    )
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    path = tmp_path_factory.mktemp("nine") / "problems.pt"
+    nine.save(path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["base", "avx2", "avx512"])
+def figures(request, problems):
+    """What nine.py found with these kernels; skipped, and said so, where the machine lacks them."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"INCEPTION_FUSED_ISA": isa},
-        cwd=os.path.dirname(__file__),
+        [sys.executable, nine.__file__, problems],
+        env=os.environ | {"INCEPTION_FUSED_ISA": request.param},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    widest = {"base": 4, "avx2": 8, "avx512": 16}[isa]
-    lanes = int(done.stdout.split()[-1])
+    found = json.loads(done.stdout)
+    lanes, widest = found.pop("lanes"), {"base": 4, "avx2": 8, "avx512": 16}[request.param]
     if lanes < widest:
-        pytest.skip(f"this machine has no {isa}: {lanes} lanes ran instead of {widest}")
+        pytest.skip(f"no {request.param} here: {lanes} lanes ran instead of {widest}")
     assert lanes == widest
+    return found
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("batch", nine.BATCHES)
+@pytest.mark.parametrize("name", GOOGLENET)
+def test_paper_modules_are_exact_on_integers(figures, name, batch, fmt):
+    case = figures[nine.case(name, batch, fmt)]
+    assert case["exact"]
+    assert case["format"]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("name", GOOGLENET)
+def test_paper_modules_write_their_slice_and_nothing_else(figures, name, fmt):
+    assert figures[nine.case(name, nine.RANDOM_BATCH, fmt)]["slice"]
+
+
+@pytest.mark.parametrize("tuning", nine.TUNINGS)
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("name", GOOGLENET)
+def test_paper_modules_on_random_numbers(figures, name, fmt, tuning):
+    case = figures[nine.case(name, nine.RANDOM_BATCH, fmt)]
+    # Stock may sum in blocks. One term after the other, rounding errors are a random walk.
+    terms = max(c.in_channels * prod(c.kernel) for c in GOOGLENET[name].convolutions())
+    assert case[tuning] <= 2 * case["stock"] + sqrt(terms) * 2**-24
 
 
 def test_wrong_instruction_set_is_refused():
