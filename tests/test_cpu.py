@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+import timeit
 from math import prod, sqrt
 
 import nine
@@ -226,3 +228,18 @@ def test_gradients():
         strict=True,
     ):
         torch.testing.assert_close(ours, stock)
+
+
+def test_a_call_costs_microseconds(record_property):
+    """All but the sums: a module of one channel and one pixel. In CPU time of this process."""
+    spec = Spec.v1(1, 1, 1, 1, 1, 1, 1)
+    plan = lower(spec)
+    x, weights, biases = tensors(spec, (1, 1, 1))
+    pack = OP.pack(weights, biases, plan.code)
+    calls = 1000
+    with torch.inference_mode():
+        timer = timeit.Timer(lambda: OP.run(x, pack, plan.code), timer=time.process_time)
+        microseconds = min(timer.repeat(9, calls)) / calls * 1e6
+    record_property("microseconds", microseconds)
+    print(f"{microseconds:.1f} us a call")
+    assert microseconds < 30
