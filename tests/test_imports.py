@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "inception_fused"
 LAYERS = (
     ("spec", "trace"),
     ("plan", "match", "models"),
-    ("reference", "weights", "tuning", "table"),
+    ("reference", "weights", "tuning", "table", "outline"),
     ("ops", "find", "watch"),
     ("backends",),
     ("graph",),
