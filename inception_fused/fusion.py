@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import graph, ops
 from .backends import Backend, Tuning, choose
-from .find import fold_all, parameters_of
+from .examine import fold_all, parameters_of
 from .match import Match
 from .plan import lower
 from .trace import FUSION, all_modules

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from .find import examine
+from .examine import examine
 from .fusion import Fusion, Options, fusion_of
 from .match import Match
 from .models import Branches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+import zoo
 from torch import Tensor, nn
 
 from inception_fused import FusedInception, explain, fuse, models, unfuse
@@ -57,6 +58,12 @@ def test_whole_networks(make: object, count: int) -> None:
     assert _fused(model) == 0
     assert torch.equal(_run(model, x), wanted)
     model.load_state_dict(state, strict=True)
+
+
+def test_the_outermost_module_that_matches_is_fused() -> None:
+    model = fuse(zoo.make("branch that ends in a module that concatenates"))
+    assert [m for m in model.modules() if isinstance(m, FusedInception)] == [model]
+    assert len(explain(model).lines) == 1
 
 
 def test_fusing_twice_changes_nothing() -> None:

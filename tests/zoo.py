@@ -303,6 +303,14 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
     "branches in a container that concatenates": lambda: Concat(
         {"a": Conv(C, 8), "b": nn.Sequential(Conv(C, 4), Conv(4, 8, 5))}
     ),
+    "branch that ends in a module that concatenates": lambda: Concat(
+        {
+            "a": Conv(C, 8),
+            "b": nn.Sequential(
+                Conv(C, 6), Concat({"c": Conv(6, 4), "d": nn.Sequential(Conv(6, 5, 3))})
+            ),
+        }
+    ),
     "one pool object for all": lambda: Block(
         pool=_POOL, third=lambda: nn.Sequential(_POOL, Conv(C, 8))
     ),

@@ -1,0 +1,225 @@
+"""The verdict on one module: traced with probes, matched, and checked against the original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import reference, weights
+from .match import Match, Source, match
+from .outline import Outline
+from .plan import lower
+from .trace import Refused, all_modules, evaluating, names_in_code, places, trace
+
+_PROBES = (
+    (2, 14, 14, torch.contiguous_format),
+    (1, 9, 11, torch.contiguous_format),
+    (2, 14, 14, torch.channels_last),
+    (257, 229, 231, torch.contiguous_format),
+)
+"""Batch, height, width and memory format of the inputs that a module is traced with.
+
+The last one is large, for a forward that does something else with large inputs.
+"""
+
+_CHANNELS_TRIED = 4
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest difference from the original that the gate lets through, relative to its maximum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A verdict on one module: ``match`` if it can be fused, else the ``reason`` why not.
+
+    ``outline`` is given if the module is a part of the forward of another, ``outline.owner``.
+    """
+
+    name: str
+    module: nn.Module
+    match: Match | None
+    reason: str = ""
+    checked: bool = True
+    outline: Outline | None = None
+
+    @property
+    def owner(self) -> nn.Module:
+        """The module of the model that is changed if this is fused."""
+        return self.outline.owner if self.outline else self.module
+
+
+def examine(
+    module: nn.Module, name: str = "", shape: Any = None, channels: int | None = None
+) -> Found | None:
+    """The verdict on this one module, as if nothing were around it; None if it has no cat at all.
+
+    Args:
+        shape: (N, C, H, W) of an input that it is known to take.
+        channels: of its input, if they are known.
+    """
+    reason = forbidden(module)
+    if reason is not None and not mentions_cat(module):
+        return None
+    if reason is None:
+        try:
+            matched, cats = _probe(module, shape, [channels] if channels else None)
+            if not cats:
+                return None
+            assert matched is not None
+            return Found(name, module, matched, checked=_gate(module, matched))
+        except Refused as error:
+            if error.args[-1] is None:
+                return None
+            reason = str(error.args[0])
+    return Found(name, module, None, reason)
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
+    for owner in all_modules(module):
+        for tensor in owner._parameters.values():
+            if tensor is not None and (_lazy(tensor) or tensor.dim() == 4):
+                yield owner, tensor
+
+
+def _lazy(tensor: Tensor) -> bool:
+    return nn.parameter.is_lazy(tensor)
+
+
+def convolution_count(module: nn.Module) -> int:
+    return sum(1 for _ in _weights(module))
+
+
+def forbidden(module: nn.Module) -> str | None:
+    """A reason that can be seen without running anything."""
+    for m in all_modules(module):
+        kind = type(m).__name__
+        if isinstance(m, torch.jit.ScriptModule):
+            return "it is, or holds, a ScriptModule; fuse before scripting"
+        if getattr(m, "_compiled_call_impl", None) is not None or kind == "OptimizedModule":
+            return "it is, or holds, a compiled module; fuse before compiling"
+        if any(t is not None and _lazy(t) for t in m._parameters.values()):
+            return f"its {kind} is not initialised yet; run the model once, then fuse"
+        if m is not module and (
+            m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        ):
+            return f"its {kind} has hooks, which would not run"
+        if m is not module and "forward" in m.__dict__:
+            return f"the forward of its {kind} is replaced on the instance"
+    if "forward" in module.__dict__:
+        return "its forward is replaced on the instance"
+    return None
+
+
+def _probe(module: nn.Module, shape: Any, guesses: list[int] | None) -> tuple[Match | None, bool]:
+    """The match on which all probes agree, and whether a concatenation was seen at all.
+
+    Raises:
+        Refused: its last argument is None if the module is nothing like an Inception module.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    first = None
+    failure: Refused | None = None
+    for channels in [shape[1]] if shape else guesses or channel_guesses(module):
+        n, h, w = _PROBES[0][:3] if shape is None else (shape[0], *shape[2:])
+        try:
+            first = trace(module, (n, channels, h, w), mode)
+            break
+        except Refused as error:
+            failure = failure or error
+    if first is None:
+        if failure is None:
+            raise Refused("it has no convolution", None)
+        close = mentions_cat(module) or "values of a tensor" in str(failure)
+        raise Refused(str(failure), "a near miss" if close else None)
+    if not first.cats:
+        return None, False
+    matched = match(first)
+    channels = first.input.shape[1]
+    for n, h, w, memory_format in _PROBES[1:] if shape is None else ():
+        again = match(trace(module, (n, channels, h, w), mode, memory_format))
+        if again != matched:
+            raise Refused("its forward depends on the size or the memory format of its input")
+    return matched, True
+
+
+def mentions_cat(module: nn.Module) -> bool:
+    """Whether the code of a module that cannot be traced may concatenate."""
+    return bool(names_in_code(type(module)) & {"cat", "concat", "concatenate", "hstack"})
+
+
+def channel_guesses(module: nn.Module) -> list[int]:
+    guesses: dict[int, None] = {}
+    for owner, tensor in _weights(module):
+        if not _lazy(tensor):
+            guesses[tensor.shape[1] * int(getattr(owner, "groups", 1))] = None
+    return list(guesses)[:_CHANNELS_TRIED]
+
+
+def parameters_of(source: Source) -> tuple[Tensor, Tensor | None, weights.Norm | None]:
+    """The tensors that are at the places of a source now, as arguments of ``weights.fold``."""
+    weight = source.weight.tensor()
+    assert weight is not None
+    bias = source.bias.tensor() if source.bias else None
+    if (n := source.norm) is None:
+        return weight, bias, None
+    mean, var = n.mean.tensor(), n.var.tensor()
+    assert mean is not None
+    assert var is not None
+    norm = weights.Norm(
+        mean,
+        var,
+        n.gamma.tensor() if n.gamma else None,
+        n.beta.tensor() if n.beta else None,
+        n.eps if n.eps_owner is None else float(n.eps_owner.__dict__["eps"]),
+    )
+    return weight, bias, norm
+
+
+def fold_all(sources: tuple[Source, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases of all convolutions, norms folded, from what the modules hold now."""
+    folded = [weights.fold(*parameters_of(s)) for s in sources]
+    return [w for w, _ in folded], [b for _, b in folded]
+
+
+def _gate(module: nn.Module, matched: Match) -> bool:
+    """Runs the original and the plan on random numbers; False if that is not possible.
+
+    Raises:
+        Refused: they differ.
+    """
+    modules = all_modules(module)
+    n, h, w, _ = _PROBES[1]
+    x = random_input(modules, (n, matched.spec.in_channels, h, w))
+    if x is None:
+        return False
+    try:
+        with torch.no_grad(), evaluating(modules):
+            wanted = type(module).forward(module, x.clone())
+            got = reference.run(lower(matched.spec), x, *fold_all(matched.sources))
+    except (RuntimeError, ValueError) as error:
+        raise Refused(f"the check against the original failed: {error}") from error
+    if got.shape != wanted.shape:
+        raise Refused(f"the fused module gives {tuple(got.shape)}, not {tuple(wanted.shape)}")
+    if not bool(wanted.isfinite().all()) or not bool(got.isfinite().all()):
+        return False
+    scale = float(wanted.abs().max())
+    difference = float((got - wanted).abs().max())
+    if difference > _TOLERANCE[x.dtype] * scale:
+        raise Refused(f"the fused result differs by {difference:.3g} (maximum {scale:.3g})")
+    return True
+
+
+def random_input(modules: list[nn.Module], shape: tuple[int, ...]) -> Tensor | None:
+    """Random numbers of the modules' dtype and device; None if a tensor of theirs has no values."""
+    tensors = [p.tensor() for p in places(modules).values()]
+    if any(t is None or t.is_meta or type(t) not in (Tensor, nn.Parameter) for t in tensors):
+        return None
+    like = next(t for t in tensors if t is not None and t.is_floating_point())
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=generator).to(like)
