@@ -82,6 +82,8 @@ class Fusion:
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """The module's output; None if the original must run, then :attr:`reason` says why."""
+        if torch.onnx.is_in_onnx_export():
+            return None  # the original's operators are ONNX's
         if torch.compiler.is_compiling():
             return self._live(x)
         if torch._C._get_tracing_state() is not None:
