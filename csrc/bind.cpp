@@ -5,8 +5,11 @@
 STABLE_TORCH_LIBRARY(inception_fused, m) {
   // Weights by weight index, (out, in, height, width) and (out), as one tensor for `run` on the
   // same device. `tuning` is a back end's choice per step; empty: its plainest. The CPU's is the
-  // edge of Winograd's output tile, 0 for direct convolution.
-  m.def("pack(Tensor[] weights, Tensor[] biases, int[] plan, int[] tuning=[]) -> Tensor");
+  // edge of Winograd's output tile, 0 for direct convolution; CUDA has none. `tf32`: whether a GPU
+  // may round float32 operands to TF32, as torch's convolutions do by default.
+  m.def(
+      "pack(Tensor[] weights, Tensor[] biases, int[] plan, int[] tuning=[], *, bool tf32=True) -> "
+      "Tensor");
   // The whole module: (batch, channels, height, width) in, the plan's output channels out.
   m.def("run(Tensor x, Tensor pack, int[] plan) -> Tensor");
   // The same into `out`, which may be a channel range of a larger tensor.

@@ -104,7 +104,7 @@ Recent::Key key_of(const Tensor& x, const std::vector<int64_t>& code, const Tens
 }
 
 Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
-                std::vector<int64_t> tuning) {
+                std::vector<int64_t> tuning, bool /* tf32 */) {
   const Plan plan = decode(code);
   const cpu::PackLayout layout = cpu::pack_layout(plan, tuning);
   check_weights(plan, weights, biases);

@@ -20,10 +20,6 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::accelerator::DeviceGuard;
 
-// Whether packs made by this thread let float32 be computed in TF32, torch's default for
-// convolutions. A pack remembers it: one that forbids TF32 is one vector longer.
-thread_local bool allow_tf32 = true;
-
 cuda::Math math_of(ScalarType dtype, bool tf32) {
   switch (dtype) {
     case ScalarType::Half:
@@ -116,14 +112,16 @@ void run_into(const Plan& plan, cuda::Math math, const Tensor& x, const Tensor& 
   }
 }
 
-Tensor pack_cuda(std::vector<Tensor> weights, std::vector<Tensor> biases,
-                 std::vector<int64_t> code) {
+// The pack remembers tf32: one that forbids it is one vector longer.
+Tensor pack_cuda(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
+                 std::vector<int64_t> tuning, bool tf32) {
   const Plan plan = decode(code);
+  require(tuning.empty(), "tuning must be empty on CUDA");
   check_weights(plan, weights, biases);
   const Tensor& first = weights[0];
   const DeviceGuard guard(first.get_device_index());
   architecture_of(first.get_device_index());
-  const cuda::Math math = math_of(first.scalar_type(), allow_tf32);
+  const cuda::Math math = math_of(first.scalar_type(), tf32);
   for (size_t i = 0; i < weights.size(); ++i) {
     const std::string index = "[" + std::to_string(i) + "]";
     same_device(("weights" + index).c_str(), weights[i], first);
@@ -169,8 +167,6 @@ void run_out_cuda(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) 
   run_into(plan, math, x, pack, out);
 }
 
-bool cuda_tf32(bool allow) { return std::exchange(allow_tf32, allow); }
-
 bool cuda_has_code(int64_t device) {
   const DeviceGuard guard(static_cast<int32_t>(device));
   return cuda::current_architecture().sm != 0 && cuda::has_code_for_current_device();
@@ -179,8 +175,6 @@ bool cuda_has_code(int64_t device) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(inception_fused, m) {
-  // Whether packs that this thread makes from now on allow TF32 products; returns what it was.
-  m.def("cuda_tf32(bool allow) -> bool");
   // Whether this library holds code for the device of that index.
   m.def("cuda_has_code(int device) -> bool");
 }
@@ -192,7 +186,6 @@ STABLE_TORCH_LIBRARY_IMPL(inception_fused, CUDA, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(inception_fused, CompositeExplicitAutograd, m) {
-  m.impl("cuda_tf32", TORCH_BOX(&cuda_tf32));
   m.impl("cuda_has_code", TORCH_BOX(&cuda_has_code));
 }
 

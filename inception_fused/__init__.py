@@ -6,6 +6,7 @@ Layers, each importing only those before it::
     plan       the lowered form that every back end runs
     reference  the plan in plain torch operators, and its gradient
     weights    batch norms folded into convolutions
+    cuda       what the CUDA kernels take
     ops        the operator: native libraries, shape functions, autograd
     backends   one record per back end, and the choice
     module     FusedInception

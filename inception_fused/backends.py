@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from . import ops, reference
+from . import cuda, ops, reference
 from .plan import Plan
 from .tuning import cpu_tuning
 
@@ -29,25 +29,58 @@ class Pack(Protocol):
 class Backend:
     """What runs a plan.
 
-    ``unavailable()`` says why this machine cannot use it, ``why_not(plan, x)`` why these arguments
-    cannot; None means that they can. ``tuning(plan, x)`` is its choice per step for such an x,
-    ``pack`` prepares the weights once per tuning, ``run(plan, x, packed)`` computes the output.
+    ``device`` is the type of device it is for, None for any. ``unavailable()`` says why this
+    machine cannot use it, ``why_not(plan, x)`` why these arguments cannot; None means that they
+    can. ``tuning(plan, x)`` is its choice per step for such an x, ``pack`` prepares the weights
+    once per tuning, ``run(plan, x, packed)`` computes the output. ``settings(x)`` is what else a
+    pack for such an x depends on beside the weights.
     """
 
     name: str
+    device: str | None
     unavailable: Callable[[], str | None]
     why_not: Callable[[Plan, Tensor], str | None]
     pack: Pack
     run: Callable[[Plan, Tensor, list[Tensor]], Tensor]
     tuning: Callable[[Plan, Tensor], Tuning] = lambda plan, x: ()
+    settings: Callable[[Tensor], Hashable] = lambda x: x.dtype
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The back end taken, and those before it in the table with the reason against each."""
+    """The back end taken, and those for x's device before it, with the reason against each."""
 
     backend: Backend
     refused: tuple[tuple[str, str], ...]
+
+
+def _cuda_unavailable() -> str | None:
+    if ops.CUDA_NOT_LOADED is not None:
+        return ops.CUDA_NOT_LOADED
+    return None if torch.cuda.is_available() else "there is no CUDA device"
+
+
+def _cuda_why_not(plan: Plan, x: Tensor) -> str | None:
+    if x.device.type != "cuda":
+        return f"x is on {x.device}"
+    if x.dtype not in cuda.DTYPES:
+        return f"x is {x.dtype}, the CUDA kernels are float16, bfloat16 or float32"
+    major, minor = capability = torch.cuda.get_device_capability(x.device)
+    if capability < cuda.OLDEST:
+        return f"{x.device} is of sm_{major}{minor}, the kernels need sm_80 or newer"
+    if not ops.cuda_has_code(x.device.index):
+        return (
+            f"the CUDA library has no code for {x.device}, of sm_{major}{minor}: "
+            f"build it with TORCH_CUDA_ARCH_LIST={major}.{minor}"
+        )
+    pixels = x.shape[0] * x.shape[2] * x.shape[3]
+    if pixels > cuda.MAX_PIXELS:
+        return f"x has {pixels} pixels, the kernels count up to {cuda.MAX_PIXELS}"
+    return cuda.why_not(plan)
+
+
+def _cuda_settings(x: Tensor) -> Hashable:
+    return (x.dtype, x.dtype is torch.float32 and ops.allows_tf32())
 
 
 def _cpu_why_not(plan: Plan, x: Tensor) -> str | None:
@@ -72,19 +105,38 @@ def _reference_why_not(plan: Plan, x: Tensor) -> str | None:
     return None
 
 
+def _cpu_pack(
+    plan: Plan, weights: Sequence[Tensor], biases: Sequence[Tensor], tuning: Tuning = ()
+) -> list[Tensor]:
+    return [torch.ops.inception_fused.pack(list(weights), list(biases), plan.code, tuning)]
+
+
+def _cuda_pack(
+    plan: Plan, weights: Sequence[Tensor], biases: Sequence[Tensor], tuning: Tuning = ()
+) -> list[Tensor]:
+    tf32 = ops.allows_tf32()
+    return [torch.ops.inception_fused.pack(list(weights), list(biases), plan.code, tf32=tf32)]
+
+
+def _run(plan: Plan, x: Tensor, packed: list[Tensor]) -> Tensor:
+    output: Tensor = torch.ops.inception_fused.run(x, packed[0], plan.code)
+    return output
+
+
 TABLE: tuple[Backend, ...] = (
     Backend(
-        "cpu",
-        lambda: ops.NOT_LOADED,
-        _cpu_why_not,
-        lambda plan, weights, biases, tuning=(): [
-            torch.ops.inception_fused.pack(list(weights), list(biases), plan.code, tuning)
-        ],
-        lambda plan, x, packed: torch.ops.inception_fused.run(x, packed[0], plan.code),
-        _cpu_tuning,
+        "cuda",
+        "cuda",
+        _cuda_unavailable,
+        _cuda_why_not,
+        _cuda_pack,
+        _run,
+        settings=_cuda_settings,
     ),
+    Backend("cpu", "cpu", lambda: ops.NOT_LOADED, _cpu_why_not, _cpu_pack, _run, _cpu_tuning),
     Backend(
         "reference",
+        None,
         lambda: None,
         _reference_why_not,
         lambda plan, weights, biases, tuning=(): [*weights, *biases],
@@ -111,7 +163,9 @@ def choose(plan: Plan, x: Tensor, wanted: str = "auto") -> Choice:
         raise ValueError(f"backend must be auto, {', '.join(names())}, got {wanted!r}")
     refused: list[tuple[str, str]] = []
     for backend in TABLE:
-        if wanted not in ("auto", backend.name):
+        if backend.name != wanted and (
+            wanted != "auto" or backend.device not in (None, x.device.type)
+        ):
             continue
         reason = backend.unavailable() or backend.why_not(plan, x)
         if reason is None:

@@ -153,7 +153,7 @@ class Fusion:
 
     def _run(self, route: Route, backend: Backend, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         self.taken, self.reason = backend.name, route.reason
-        key = (backend.name, x.dtype, route.tuning)
+        key = (backend.name, backend.settings(x), route.tuning)
         packed = self._packs.get(key)
         if packed is None:
             # A pack made in inference mode could not be used in autograd later.

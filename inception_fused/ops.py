@@ -1,18 +1,20 @@
 """The operator ``torch.ops.inception_fused``: loading, shape functions, gradients.
 
 The schemas are in ``csrc/bind.cpp``, once for all back ends; the dispatcher chooses by device.
+``_C`` has the CPU's implementation, ``_cuda`` that of CUDA.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import reference
+from . import cuda, reference
 from .plan import Plan
 
 _GROUP = 16  # columns; csrc/cpu/kernels.h
@@ -29,6 +31,37 @@ def _load() -> str | None:
 
 NOT_LOADED: str | None = _load()
 """Why ``_C`` is not there, or None if it is."""
+
+
+def load_cuda() -> str | None:
+    """Loads ``_cuda`` where torch has CUDA; returns why it could not be, or None."""
+    if NOT_LOADED is not None:
+        return NOT_LOADED
+    if torch.version.cuda is None:
+        return "this torch has no CUDA"
+    if importlib.util.find_spec("inception_fused._cuda") is None:
+        return "the CUDA library is not built (install again with FORCE_CUDA=1 to see why)"
+    try:
+        importlib.import_module("inception_fused._cuda")
+    except ImportError as error:
+        return f"the CUDA library does not load ({error})"
+    return None
+
+
+CUDA_NOT_LOADED: str | None = load_cuda()
+"""Why ``_cuda`` is not there, or None if it is."""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def cuda_has_code(index: int) -> bool:
+    """Whether ``_cuda``, which must be loaded, has code for the CUDA device of this index."""
+    return bool(torch.ops.inception_fused.cuda_has_code(index))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def allows_tf32() -> bool:
+    """Whether torch's convolutions may use TF32 for float32 now."""
+    return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
 def cpu_pack_size(plan: Plan, tuning: Sequence[int] = ()) -> int:
@@ -73,11 +106,15 @@ def _register_fakes() -> None:
         biases: Sequence[Tensor],
         plan: Sequence[int],
         tuning: Sequence[int] = (),
+        tf32: bool = True,
     ) -> Tensor:
         named = {"weights": weights, "biases": biases}
         check_devices(**{f"{n}[{i}]": t for n, ts in named.items() for i, t in enumerate(ts)})
-        size = cpu_pack_size(Plan.decode([int(i) for i in plan]), [int(i) for i in tuning])
-        return weights[0].new_empty(size)
+        decoded = Plan.decode([int(i) for i in plan])
+        first = weights[0]
+        if first.device.type == "cuda":
+            return first.new_empty(cuda.pack_elements(decoded, first.dtype, tf32))
+        return first.new_empty(cpu_pack_size(decoded, [int(i) for i in tuning]))
 
     torch.library.register_fake("inception_fused::run", run)
     torch.library.register_fake("inception_fused::run.out", run_out)

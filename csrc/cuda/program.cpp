@@ -207,6 +207,11 @@ std::optional<std::string> why_not(const Plan& plan) {
       return where + "reads scratch that is not exactly one destination";
     }
     if (step.pre && step.src.buffer != kIn) return where + "pools scratch";
+    // What Divider needs, of the smaller vectors and with the deepest stage past the end.
+    const int64_t depth = vectors_of(step.src.channels, Math::kFloat32);
+    if ((step.window.taps() * depth + 64) * depth >= int64_t{1} << 32) {
+      return where + "reads more channels than an index can count";
+    }
   }
   return std::nullopt;
 }

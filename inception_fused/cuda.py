@@ -1,0 +1,63 @@
+"""What the CUDA kernels take, and the size of their pack: the mirror of ``csrc/cuda/program.cpp``.
+
+Pure functions of the plan, without a device; a test compares them with the C++.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .plan import IN, OUT, Plan, Slice
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+"""Types of x. float32 is computed in TF32 or as three TF32 products, as the pack says."""
+
+MAX_PIXELS = 2**30
+"""Of all images of a batch: pixel indices have 32 bits, with room for a halo."""
+
+OLDEST = (8, 0)
+"""The compute capability from which on the kernels' instructions exist."""
+
+_MAX_DESTINATIONS = 12  # kMaxSegments of csrc/cuda/problem.h
+
+
+def why_not(plan: Plan) -> str | None:
+    """Why the kernels cannot run the plan, or None. ``why_not`` of ``csrc/cuda/program.cpp``."""
+    written = {d.slice for step in plan.steps for d in step.dst if d.slice.buffer != OUT}
+    for number, step in enumerate(plan.steps):
+        where = f"step {number}"
+        if step.kind.is_pool:
+            return f"{where} is a pool that no 1x1 convolution follows"
+        if not step.window.keeps_size or (step.pre and not step.pre.window.keeps_size):
+            return f"{where} has a window that changes the image size"
+        if len(step.dst) > _MAX_DESTINATIONS:
+            return f"{where} has more than {_MAX_DESTINATIONS} destinations"
+        if step.src.buffer != IN and step.src not in written:
+            return f"{where} reads scratch that is not exactly one destination"
+        if step.pre and step.src.buffer != IN:
+            return f"{where} pools scratch"
+        if _too_deep(step.src, step.window.kernel):
+            return f"{where} reads more channels than an index can count"
+    return None
+
+
+def _too_deep(src: Slice, kernel: tuple[int, int]) -> bool:
+    depth = -(-src.channels // 4)  # vectors of float32
+    return (kernel[0] * kernel[1] * depth + 64) * depth >= 2**32
+
+
+def pack_elements(plan: Plan, dtype: torch.dtype, tf32: bool) -> int:
+    """Elements of a pack; ``pack_layout(plan, math).bytes`` of ``csrc/cuda/program.cpp``.
+
+    Args:
+        tf32: whether float32 may be computed in TF32; a pack that forbids it is 16 bytes longer.
+    """
+    vector = 16 // dtype.itemsize
+    total = 16 if dtype is torch.float32 and not tf32 else 0
+    for step in plan.steps:
+        if not step.kind.is_pool:
+            columns = sum(-(-d.slice.channels // vector) * vector for d in step.dst)
+            depth = -(-step.src.channels // vector)
+            taps = step.window.kernel[0] * step.window.kernel[1]
+            total += columns * (4 + 16 * taps * depth)
+    return total // dtype.itemsize
