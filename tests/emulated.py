@@ -1,0 +1,102 @@
+"""The CUDA kernels on the emulator of tests/simt, called with tensors in CPU memory.
+
+Every CUDA thread is a fiber, so that races, deadlocks and wrong accesses show on any machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sysconfig
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import pybind11
+import torch
+from compiled import build
+from torch import Tensor
+
+from inception_fused import reference
+from inception_fused.plan import OUT, Plan
+
+MATHS = {"float16": 0, "bfloat16": 1, "tf32": 2, "float32": 3}
+"""``Math`` of csrc/cuda/choose.h."""
+
+DTYPES = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "tf32": torch.float32,
+    "float32": torch.float32,
+}
+SM = 90
+
+MACHINE = tuple(
+    f"tests/simt/{name}.cpp" for name in ("emulator", "fiber", "matrix", "memory", "numbers")
+)
+"""The emulator itself."""
+
+KERNELS = ("tests/simt/emulated.cpp", "csrc/cuda/program.cpp")
+"""What it runs."""
+
+
+
+@functools.cache
+def library() -> ModuleType:
+    """The extension module of tests/simt/bind.cpp."""
+    includes = tuple(
+        f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))
+    )
+    units = (
+        *((source, ()) for source in (*MACHINE, *KERNELS)),
+        ("tests/simt/bind.cpp", (*includes, "-fvisibility=hidden")),
+    )
+    path = build("simt_emulator.so", units, ("-O3", "-fPIC", "-shared"))
+    spec = importlib.util.spec_from_file_location("simt_emulator", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def view(tensor: Tensor) -> tuple[int, list[int], list[int]]:
+    """Address, sizes and strides in elements."""
+    return tensor.data_ptr(), list(tensor.shape), list(tensor.stride())
+
+
+def output(plan: Plan, x: Tensor) -> Tensor:
+    """An output tensor for x, full of NaN."""
+    height, width = plan.sizes(x.shape[2], x.shape[3])[OUT]
+    return torch.empty(
+        (x.shape[0], plan.out_channels, height, width),
+        dtype=x.dtype,
+        memory_format=reference.output_format(x),
+    ).fill_(float("nan"))
+
+
+def run_into(
+    plan: Plan,
+    math: str,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    out: Tensor,
+    *,
+    sm: int = SM,
+    seed: int = 0,
+    shape: int | None = None,
+) -> dict[str, Any]:
+    """Packs the weights and runs the plan into ``out``; returns launches and counters.
+
+    Args:
+        seed: shuffles the order of the threads; 0 leaves it.
+        shape: index of the tile of choose.h to take where it fits, instead of the chosen one.
+    """
+    packs = [
+        (view(w), (b.data_ptr(), b.stride(0))) for w, b in zip(weights, biases, strict=True)
+    ]
+    counted: dict[str, Any] = library().run(
+        list(plan.code), MATHS[math], sm, view(x), packs, view(out), seed, shape
+    )
+    return counted
