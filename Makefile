@@ -4,13 +4,17 @@ PIP := .venv/bin/python -m pip install --quiet
 SOURCES := setup.py pyproject.toml $(shell find csrc inception_fused bench triton_kernels -type f \
 	-not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench test lint clean
+.PHONY: bench test test-full lint clean
 
 bench: .venv/installed
 	.venv/bin/inception-fused bench --output bench/out
 
 test: .venv/installed
 	.venv/bin/python -m pytest
+
+# About an hour: the emulated kernels at every size, format, precision and seed, and sanitized.
+test-full: .venv/installed
+	.venv/bin/python -m pytest -m "full or not full"
 
 lint: .venv/linters
 	.venv/bin/ruff check .

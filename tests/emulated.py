@@ -40,7 +40,6 @@ KERNELS = ("tests/simt/emulated.cpp", "csrc/cuda/program.cpp")
 """What it runs."""
 
 
-
 @functools.cache
 def library() -> ModuleType:
     """The extension module of tests/simt/bind.cpp."""
@@ -93,9 +92,7 @@ def run_into(
         seed: shuffles the order of the threads; 0 leaves it.
         shape: index of the tile of choose.h to take where it fits, instead of the chosen one.
     """
-    packs = [
-        (view(w), (b.data_ptr(), b.stride(0))) for w, b in zip(weights, biases, strict=True)
-    ]
+    packs = [(view(w), (b.data_ptr(), b.stride(0))) for w, b in zip(weights, biases, strict=True)]
     counted: dict[str, Any] = library().run(
         list(plan.code), MATHS[math], sm, view(x), packs, view(out), seed, shape
     )

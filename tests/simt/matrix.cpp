@@ -25,7 +25,8 @@ bool warp_arrive(const char* operation, const Site& site) {
   }
   for (int i = 0; i < 32; ++i) {
     const Lane& lane = block.lanes[32 * warp + i];
-    if (lane.site.line != site.line || std::strcmp(lane.site.file, site.file)) {
+    if (lane.site.line != site.line ||
+        (lane.site.file != site.file && std::strcmp(lane.site.file, site.file))) {
       fail("divergent warp: " + where(lane) + " is at " + at(lane.operation, lane.site) + ", " +
            where(*current) + " at " + at(operation, site));
     }
