@@ -25,14 +25,19 @@ def compiler() -> str:
     return found
 
 
-def build(name: str, units: tuple[Unit, ...], flags: tuple[str, ...]) -> Path:
-    """The file ``name``, linked from the units; ``flags`` go to the compiler and the linker.
+def build(
+    name: str, units: tuple[Unit, ...], flags: tuple[str, ...], link: tuple[str, ...] = ()
+) -> Path:
+    """The file ``name``, linked from the units.
+
+    Args:
+        flags: for the compiler and the linker; ``link`` for the linker alone.
 
     Raises:
         RuntimeError: it does not compile; the compiler's output.
     """
     flags = ("-std=c++20", *flags)
-    folder = CACHE / _state(units, flags)
+    folder = CACHE / _state(units, (*flags, *link))
     target = folder / name
     if target.exists():
         return target
@@ -48,7 +53,7 @@ def build(name: str, units: tuple[Unit, ...], flags: tuple[str, ...]) -> Path:
             )
         )
     fresh = folder / f"{name}.{os.getpid()}"
-    _run(*flags, *map(str, objects), "-o", str(fresh))
+    _run(*flags, *link, *map(str, objects), "-o", str(fresh))
     fresh.replace(target)  # at once: two runs may build it
     return target
 

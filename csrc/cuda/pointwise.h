@@ -70,9 +70,8 @@ SIMT_DEVICE void run_pointwise(const Wave& wave) {
         weights_of(stage), warp);
     stage = stage + 1 == T::kStages ? 0 : stage + 1;
   }
-  simt::copy_wait<0>();
-  simt::sync_block();
-  simt::Carve again;  // over the stages
+  simt::sync_block();  // all groups that are still open are empty
+  simt::Carve again;   // over the stages
   float* const shared = again.take<float>(T::kWarpDepth * T::kRows * T::kSumPitch);
   store_sums<D, T>(shared, sums, warp, wave, work);
 }

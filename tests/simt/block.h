@@ -27,7 +27,7 @@ struct Lane {
   State state = State::kReady;
   const char* operation = "";
   Site site{"", 0};
-  std::vector<Copy> copies;  // a ring from the first one on: copy i is at i % kMaxCopies
+  Copy* copies = nullptr;  // a ring of kMaxCopies: copy i is at i % kMaxCopies
   int64_t issued = 0, landed = 0;
   int groups = 0;  // committed
   // The operands of a warp operation, on the lane's own stack.
@@ -42,6 +42,7 @@ struct Block {
   const Launch* launch = nullptr;
   int index = 0;
   std::vector<Lane> lanes;
+  std::unique_ptr<Copy[]> copies;  // of all lanes; pages that no copy uses are never touched
   std::vector<Lane*> ready;
   std::vector<int> arrived;  // per warp, at its operation
   int at_barrier = 0;

@@ -21,10 +21,11 @@ struct EmulatedRun {
   int64_t pack_bytes = 0;
 };
 
-// Writes out, which must not overlap x. `shape` forces a tile where it fits.
+// Writes out, which must not overlap x. `shape` forces a tile where it fits; `times`: how often the
+// plan runs, each begun early, in the same scratch.
 EmulatedRun run_emulated(simt::Machine& machine, const Plan& plan, Math math,
                          const Architecture& architecture, const Strided& x,
                          const std::vector<Weight>& weights, const Strided& out,
-                         std::optional<int> shape = std::nullopt);
+                         std::optional<int> shape = std::nullopt, int times = 1);
 
 }  // namespace inception_fused::cuda

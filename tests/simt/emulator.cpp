@@ -140,8 +140,10 @@ void run_block(const Launch& launch, int launch_index, int index,
   block.barrier_token = &barrier_tokens[next_token++ % kTokens];
   poison(block);
   block.lanes = std::vector<Lane>(launch.threads);
+  block.copies.reset(new Copy[static_cast<size_t>(launch.threads) * kMaxCopies]);
   for (int i = 0; i < launch.threads; ++i) {
     block.lanes[i].thread = i;
+    block.lanes[i].copies = &block.copies[static_cast<size_t>(i) * kMaxCopies];
     block.lanes[i].fiber = std::make_unique<Fiber>(enter);
     block.ready.push_back(&block.lanes[launch.threads - 1 - i]);
   }
@@ -206,7 +208,7 @@ void Machine::run(const std::vector<Launch>& launches) {
       if (i > 0) run_launch(i - 1);
     };
     for (int b = 0; b < launches[i].grid; ++b) run_block(launches[i], i, b, dependency);
-    if (launches[i].grid == 0) dependency();
+    dependency();  // if none of these blocks has waited
     done[i] = 1;
     ++counters.launches;
   };
@@ -224,16 +226,21 @@ int block() { return current_block->index; }
 
 namespace detail {
 
-void* carve(int offset, int bytes, int index) {
+void* carve(int offset, int bytes, int element, int index, const Site& site) {
   if (offset + bytes > current_block->launch->shared_bytes) {
     fail("shared memory: " + std::to_string(offset + bytes) + " bytes carved of " +
          std::to_string(current_block->launch->shared_bytes));
   }
   char* const region = current_block->shared.data() + offset + (index + 1) * kRedZone;
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(region, bytes);
+  // The red zones and what pads the region to 128 bytes stay poisoned. A second cut takes back all
+  // that the first one gave.
+  const Mapped& shared = current_block->shared;
+  if (index == 0) __asan_poison_memory_region(shared.data(), shared.bytes());
+  __asan_unpoison_memory_region(region,
+                                bytes / (mutated(Mutation::kCarveShort, "carve", site) ? 2 : 1));
 #endif
-  return region;
+  return region + (mutated(Mutation::kMisplace, "carve", site) ? element / 2 : 0);
 }
 
 }  // namespace detail

@@ -37,6 +37,8 @@ enum class Mutation {
   kSkipDependencyWait,  // dependency_wait returns at once
   kIgnoreValid,         // copy_async reads even where it must fill with zeros
   kMisalign,            // copy_async reads two bytes further on
+  kMisplace,            // a region of shared memory begins half an element further on
+  kCarveShort,          // a region of shared memory is half as long
   kWideStore,           // store writes 16 bytes past its place as well
 };
 
@@ -84,7 +86,7 @@ class Machine {
 };
 
 namespace detail {
-void* carve(int offset, int bytes, int index);
+void* carve(int offset, int bytes, int element, int index, const Site& site);
 void load_bytes(const void* global, int bytes);
 void store_bytes(void* global, int bytes, const Site& site);
 void copy_wait(int pending, const Site& site);
@@ -100,10 +102,10 @@ inline int lane() { return thread() % 32; }
 class Carve {
  public:
   template <class T>
-  T* take(int count) {
-    const int bytes = (count * static_cast<int>(sizeof(T)) + 127) / 128 * 128;
-    void* const region = detail::carve(offset_, bytes, index_++);
-    offset_ += bytes;
+  T* take(int count, SIMT_SITE) {
+    const int bytes = count * static_cast<int>(sizeof(T));
+    void* const region = detail::carve(offset_, bytes, sizeof(T), index_++, site);
+    offset_ += (bytes + 127) / 128 * 128;
     return static_cast<T*>(region);
   }
 

@@ -49,7 +49,6 @@ void copy_async(Vector* shared, const void* global, bool valid, Site site) {
   if (current->issued - current->landed == kMaxCopies) {
     fail("too many copies in flight, " + where(*current));
   }
-  current->copies.resize(kMaxCopies);
   current->copies[current->issued++ % kMaxCopies] = {shared, global, valid, current->groups};
 }
 

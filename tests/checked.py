@@ -1,0 +1,104 @@
+"""tests/simt/check.cpp under the sanitizers: one emulated run, and what its checkers say.
+
+Data races are ThreadSanitizer's, accesses outside memory AddressSanitizer's, misaligned ones
+UndefinedBehaviorSanitizer's; the emulator itself names deadlocks and divergence; what is left shows
+as a wrong value, because all memory is NaN before it is written.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import emulated
+from compiled import build
+
+from inception_fused.plan import Plan
+
+MUTATIONS = (
+    *("none", "skip barrier", "skip barrier once", "skip wait", "skip dependency wait"),
+    *("ignore valid", "misalign", "misplace", "carve short", "wide store"),
+)
+"""``Mutation`` of tests/simt/emulator.h."""
+
+Site = tuple[str, str, int]
+"""A primitive of simt.h, the file and the line that call it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``caught`` by "TSan", "ASan", "UBSan", "emulator" (a named error) or "values"; "" if not."""
+
+    caught: str
+    text: str
+    sites: frozenset[Site]
+
+
+@functools.cache
+def program(sanitizer: str, few: bool) -> Path:
+    """check.cpp built with "thread" or "address"; ``few``: only a 32x32 tile of float16."""
+    defines = ("-DSIMT_FEW",) if few else ()
+    kernels = (*emulated.KERNELS, "tests/simt/check.cpp")
+    if sanitizer == "thread":  # the emulator is not instrumented: it says what threads access
+        watch = ("-fsanitize=thread",)
+        units = (*((s, ()) for s in emulated.MACHINE), *((s, watch) for s in kernels))
+        return build("check", units, ("-O1", "-g", "-DSIMT_TSAN", *defines), watch)
+    flags = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+    return build("check", tuple((s, ()) for s in (*emulated.MACHINE, *kernels)), (*flags, *defines))
+
+
+def check(
+    sanitizer: str,
+    plan: Plan,
+    shape: tuple[int, int, int],
+    layout: str,
+    *,
+    few: bool = True,
+    precision: str = "float16",
+    seed: int = 1,
+    mutation: str = "none",
+    site: Site = ("", "none", 0),
+    sm: int = 90,
+) -> Outcome:
+    """Runs the plan on small integers; ``shape`` is (N, H, W), ``layout`` "nchw" or "nhwc"."""
+    tile = "1" if few else "-1"
+    done = subprocess.run(
+        [
+            *(program(sanitizer, few), str(emulated.MATHS[precision]), layout, *map(str, shape)),
+            *(str(sm), tile, str(seed), str(MUTATIONS.index(mutation)), site[1], str(site[2])),
+            *map(str, plan.code),
+        ],
+        env=os.environ
+        | {
+            "TSAN_OPTIONS": "halt_on_error=1 exitcode=66",
+            "ASAN_OPTIONS": "detect_leaks=0 exitcode=67",
+            "UBSAN_OPTIONS": "print_stacktrace=0",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    text = done.stdout + done.stderr
+    sites = frozenset(
+        (name, file, int(line))
+        for name, file, line in re.findall(r"^site (\S+) (\S+) (\d+)$", text, re.MULTILINE)
+    )
+    return Outcome(_caught(done.returncode, text), text, sites)
+
+
+def _caught(code: int, text: str) -> str:
+    for mark, checker in (
+        ("WARNING: ThreadSanitizer", "TSan"),
+        ("ERROR: AddressSanitizer", "ASan"),
+        ("runtime error: ", "UBSan"),
+    ):
+        if mark in text:
+            return checker
+    checkers = {0: "", 2: "values", 3: "emulator"}
+    if code not in checkers:
+        raise RuntimeError(f"check ended with {code}:\n{text}")
+    return checkers[code]

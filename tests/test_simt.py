@@ -1,0 +1,128 @@
+"""The emulated kernels under the sanitizers, clean; and every planted bug, caught.
+
+A default run builds one tile of one dtype; ``-m full`` runs the paper's modules with all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import pytest
+from checked import Site, check
+from emulated import DTYPES
+
+from inception_fused.plan import lower
+from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Spec, Stage
+
+LAYOUTS = ("nhwc", "nchw")
+SANITIZERS = ("address", "thread")
+SHAPE = (1, 4, 5)
+# Several stages of every operand, tails of rows and columns; then rows that stream for 81 taps.
+PLANS = {
+    "module": lower(Spec.v1(264, 8, 8, 16, 8, 8, 8, k5=7)),
+    "streamed": lower(Spec(8, ((Stage.conv(8, 9),),))),
+}
+
+
+@cache
+def clean(sanitizer: str, name: str, layout: str) -> frozenset[Site]:
+    """The sites that a run without a bug passes."""
+    outcome = check(sanitizer, PLANS[name], SHAPE, layout)
+    assert outcome.caught == "", outcome.text
+    return outcome.sites
+
+
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_clean(sanitizer, layout):
+    for name in PLANS:
+        assert clean(sanitizer, name, layout)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("name", GOOGLENET)
+def test_paper_modules_are_clean(name, precision, sanitizer):
+    size = GOOGLENET_SIZE[name]
+    for seed, layout in enumerate(LAYOUTS):
+        outcome = check(
+            sanitizer,
+            lower(GOOGLENET[name]),
+            (1, size, size),
+            layout,
+            few=False,
+            precision=precision,
+            seed=seed,
+        )
+        assert outcome.caught == "", outcome.text
+
+
+# Mutation: the primitive it is planted at, the sanitizer it runs under, who may catch it. Where the
+# emulator or a sanitizer is named alone, a wrong value would not do: it may be right by luck.
+BUGS: dict[str, tuple[str, str, set[str]]] = {
+    "skip barrier": ("sync_block", "thread", {"TSan"}),
+    "skip barrier once": ("sync_block", "address", {"emulator"}),
+    "skip wait": ("copy_wait", "thread", {"TSan"}),
+    "skip dependency wait": ("dependency_wait", "thread", {"TSan", "values"}),
+    "ignore valid": ("copy_async", "address", {"values"}),
+    "misalign": ("copy_async", "address", {"emulator"}),
+    "misplace": ("carve", "address", {"UBSan", "emulator"}),
+    "carve short": ("carve", "address", {"ASan"}),
+    "wide store": ("store", "address", {"ASan", "values"}),
+}
+HARMLESS = {
+    ("skip dependency wait", "pack.h"): "a pack is not launched early",
+    ("ignore valid", "tile.h"): "weights past the end meet zeros of the other operand",
+}
+
+
+def sites_of(primitive: str) -> dict[Site, tuple[str, str]]:
+    """Every site of a primitive, with a plan and a layout that pass it."""
+    found: dict[Site, tuple[str, str]] = {}
+    for name in PLANS:
+        for layout in LAYOUTS:
+            for site in clean("address", name, layout):
+                # The streamed plan has the only copies whose zeros are the image's border.
+                wanted = site not in found or (name, site[0]) == ("streamed", "copy_async")
+                if site[0] == primitive and wanted:
+                    found[site] = (name, layout)
+    return found
+
+
+def test_every_call_of_a_primitive_is_passed():
+    """So that the bugs below are planted at all of them."""
+    from compiled import ROOT
+
+    passed = {site for primitive, *_ in BUGS.values() for site in sites_of(primitive)}
+    written = set()
+    for file in (ROOT / "csrc" / "cuda").glob("*.h"):
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            called = re.findall(
+                r"simt::(sync_block|copy_wait|dependency_wait|copy_async|store)\b"
+                r"|(?:carve|again)\.(take)<",
+                line,
+            )
+            if called and file.name != "simt.h":
+                written |= {(a or "carve", file.name, number) for a, b in called}
+    assert {s[:2] for s in written} == {s[:2] for s in passed}
+    assert len(written) == len(passed), sorted(written ^ passed)
+
+
+@pytest.mark.parametrize("mutation", BUGS)
+def test_planted_bugs_are_caught(mutation, capsys):
+    primitive, sanitizer, expected = BUGS[mutation]
+    rows = []
+    for site, (name, layout) in sorted(sites_of(primitive).items()):
+        outcome = check(sanitizer, PLANS[name], SHAPE, layout, mutation=mutation, site=site)
+        reason = HARMLESS.get((mutation, site[1]))
+        if reason:
+            assert outcome.caught == "", outcome.text
+        else:
+            assert outcome.caught in expected, (mutation, site, outcome.caught, outcome.text)
+        place = f"{primitive} at {site[1]}:{site[2]}"
+        rows.append(f"{mutation:22}{place:34}{outcome.caught or f'harmless: {reason}'}")
+    assert rows
+    with capsys.disabled():
+        print("", *rows, sep="\n")
