@@ -103,8 +103,9 @@ def cuda_extension(home: Path) -> Extension:
         "inception_fused._cuda",
         sources("csrc/run_cuda.cpp", "csrc/cuda/*.cpp", "csrc/cuda/*.cu"),
         include_dirs=[str(ROOT / "csrc")],
-        depends=sources("csrc/*.h", "csrc/*.def", "csrc/cuda/*.h", "csrc/cuda/*.inl"),
+        depends=sources("csrc/*.h", "csrc/*.def", "csrc/*.map", "csrc/cuda/*.h", "csrc/cuda/*.inl"),
         extra_compile_args={"cxx": [*CXX_FLAGS, "-DUSE_CUDA"], "nvcc": NVCC_FLAGS},
+        extra_link_args=LINK_FLAGS,
         py_limited_api=True,
     )
     # The CUDA runtime inside, so that one library serves torch of any CUDA version with this ABI.

@@ -137,7 +137,7 @@ def _module(
     if any(t.is_inference() for t in tensors):  # their changes cannot be seen
         packed = taken.pack(decoded, *_fold(tensors, present, eps, x.dtype), tuning)
         return taken.run(decoded, x, packed)
-    key = (code, tuple(present), tuple(eps), taken.name, x.dtype, tuning)
+    key = (code, tuple(present), tuple(eps), taken.name, taken.settings(x), tuning)
     if tensors[0] not in _PACKS:
         _PACKS[tensors[0]] = {}
     packs = _PACKS[tensors[0]]
