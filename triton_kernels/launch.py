@@ -1,0 +1,84 @@
+"""Compiles calls and launches them: on a device by kept handles, else in Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, CompiledKernel
+
+from . import kernels
+from .program import Call
+
+INTERPRETS = not isinstance(kernels.run_launch, triton.JITFunction)
+"""Whether TRITON_INTERPRET=1 was set when Triton was imported: then kernels run on the CPU."""
+
+TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+"""Types of tensors that the kernels take, and Triton's names of them."""
+
+Launcher = Callable[..., None]
+"""Launches one call. Takes its pointers, then the stream."""
+
+
+def compile(call: Call, type_name: str, aligned: tuple[bool, ...], target: GPUTarget) -> Any:
+    """The compiled kernel of a call; needs no device.
+
+    Args:
+        type_name: of the tensors' elements, as in :data:`TYPES`.
+        aligned: for each pointer, whether it is a multiple of 16 bytes.
+    """
+    kernel = getattr(kernels, call.kernel)
+    types = [f"*{type_name}" for _ in aligned] + [_argument_type(a) for a in call.arguments]
+    constants = _constants(call)
+    source = ASTSource(
+        kernel,
+        dict(zip(kernel.arg_names, types + ["constexpr"] * len(constants), strict=True)),
+        constants,
+        {(i,): [["tt.divisibility", 16]] for i, is_aligned in enumerate(aligned) if is_aligned},
+    )
+    options = {"num_warps": call.warps, "num_stages": call.stages}
+    return triton.compile(source, target=target, options=options)
+
+
+def _constants(call: Call) -> dict[str, Any]:
+    """The call's constants in the order of the kernel's parameters."""
+    constants = dict(call.constants)
+    names = getattr(kernels, call.kernel).arg_names
+    return {name: constants[name] for name in names[len(names) - len(constants) :]}
+
+
+def _argument_type(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return "i32"
+    types = [_argument_type(v) for v in value]
+    if not hasattr(value, "_fields"):
+        return tuple(types)
+    # images may be far apart, anything else is within one image
+    wide = ("i64" if n == "image" else t for n, t in zip(value._fields, types, strict=True))
+    return type(value)(*wide)
+
+
+def launcher(call: Call, dtype: torch.dtype, aligned: tuple[bool, ...]) -> Launcher:
+    """What launches the call on the current device; compiles it unless Triton's cache has it."""
+    constants = _constants(call)
+    if INTERPRETS:
+        interpreted = getattr(kernels, call.kernel)[(call.tiles,)]
+
+        def interpret(*pointers: Tensor, stream: int) -> None:
+            interpreted(*pointers, *call.arguments, **constants)
+
+        return interpret
+
+    target = triton.runtime.driver.active.get_current_target()
+    compiled: CompiledKernel = compile(call, TYPES[dtype], aligned, target)
+    run = compiled[(call.tiles, 1, 1)]
+    rest = (*call.arguments, *constants.values())
+
+    def launch(*pointers: int, stream: int) -> None:
+        run(*pointers, *rest, stream=stream)
+
+    return launch
