@@ -11,6 +11,8 @@ from torch import Tensor
 
 from . import cuda, ops, reference
 from .plan import Plan
+from .triton_kernels import check as triton_check
+from .triton_kernels import operator as triton_operator
 from .tuning import cpu_tuning
 
 Tuning = tuple[int, ...]
@@ -134,6 +136,13 @@ TABLE: tuple[Backend, ...] = (
         settings=_cuda_settings,
     ),
     Backend("cpu", "cpu", lambda: ops.NOT_LOADED, _cpu_why_not, _cpu_pack, _run, _cpu_tuning),
+    Backend(
+        "triton",
+        triton_check.unavailable,
+        triton_check.why_not,
+        lambda plan, weights, biases, tuning=(): triton_operator.pack(plan, weights, biases),
+        triton_operator.run,
+    ),
     Backend(
         "reference",
         None,

@@ -26,7 +26,7 @@ PLANES = tl.constexpr(1)
 NO_POOL = tl.constexpr(-1)
 MAXPOOL = tl.constexpr(2)  # spec.Kind
 RELU = tl.constexpr(1)  # spec.Activation
-PACK_UNIT = tl.constexpr(16)  # pack.UNIT
+PACK_UNIT = tl.constexpr(16)  # packing.UNIT
 
 
 @triton.jit

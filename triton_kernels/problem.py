@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..plan import IN, OUT, Destination, Plan, Step
 from ..spec import Kind
-from .pack import UNIT, Layout, layout, padded
+from .packing import UNIT, Layout, layout, padded
 
 MAX_PIXELS = 2**30
 """Pixels of all images of a buffer: row indices have 32 bits."""
@@ -129,9 +129,8 @@ def why_not(plan: Plan, images: int, height: int, width: int) -> str | None:
             return f"a buffer has {images * prod(size)} pixels, the kernels count to {MAX_PIXELS}"
         if prod(size) * padded(channels) > MAX_IMAGE:
             return f"an image of a buffer has more than {MAX_IMAGE} elements"
-    if layout(plan).size > MAX_IMAGE * UNIT or any(
-        prod(c.kernel) * padded(c.in_channels) > MAX_IMAGE for c in plan.convolutions()
-    ):
+    rows = [prod(c.kernel) * padded(c.in_channels) for c in plan.convolutions()]
+    if max(rows, default=0) > MAX_IMAGE:
         return f"an output channel has more than {MAX_IMAGE} weights"
     for number, step in enumerate(plan.steps):
         if len({d.slice.buffer for d in step.dst} - {OUT}) > 1:

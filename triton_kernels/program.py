@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ..plan import OUT
 from .choose import Tile
-from .pack import UNIT, padded
+from .packing import UNIT, padded
 from .problem import Launch
 
 _VECTOR = 16  # bytes of the widest memory access
