@@ -49,6 +49,10 @@ class Device:
     lanes: int = 32  # of a warp
     narrow: float = 1.0  # of the matrix rate that tiles of fewer than 64 rows reach
 
+    @property
+    def is_hip(self) -> bool:
+        return isinstance(self.arch, str)
+
 
 DEVICES: tuple[Device, ...] = (
     Device(80, 108, 166912, 167936, (1024, 512, 64), 40),  # A100
@@ -80,8 +84,7 @@ TILES: dict[Math, tuple[Tile, ...]] = {
         Tile(32, 64, 64, 4, 3),
         Tile(64, 32, 64, 4, 4),
         Tile(64, 64, 32, 4, 4),
-        Tile(64, 64, 64, 4, 3),
-        Tile(128, 64, 32, 4, 4),
+        Tile(64, 64, 64, 8, 3),
         Tile(128, 64, 64, 8, 3),
         Tile(128, 128, 32, 8, 4),
         Tile(128, 128, 64, 8, 3),
@@ -90,7 +93,7 @@ TILES: dict[Math, tuple[Tile, ...]] = {
         Tile(32, 32, 32, 4, 4),
         Tile(64, 32, 32, 4, 4),
         Tile(64, 64, 16, 4, 4),
-        Tile(64, 64, 32, 4, 3),
+        Tile(64, 64, 32, 8, 3),
         Tile(128, 64, 32, 8, 3),
         Tile(128, 128, 32, 8, 3),
     ),
@@ -100,7 +103,16 @@ TILES: dict[Math, tuple[Tile, ...]] = {
         Tile(64, 64, 16, 8, 3),
     ),
 }
-"""Tiles that compile without spilling registers for every launch of the paper's modules."""
+"""Tiles that compile without spilling registers, but for these:"""
+
+_SPILLING_ON_HIP = frozenset(
+    {
+        Tile(32, 64, 64, 4, 3),
+        Tile(128, 128, 32, 8, 4),
+        Tile(128, 128, 64, 8, 3),
+        Tile(128, 128, 32, 8, 3),
+    }
+)
 
 POOL_TILE = Tile(32, 64, 1, 4, 1)
 """Of a pool that is a launch of its own; depth and stages mean nothing there."""
@@ -162,7 +174,8 @@ def ranked(launch: Launch, math: Math, device: Device) -> tuple[Tile, ...]:
     """Every tile that fits, the one with the least predicted time first."""
     if not launch.convolves:
         return (POOL_TILE,)
-    priced = [(cycles(launch, tile, math, device), tile) for tile in TILES[math]]
+    spilling = _SPILLING_ON_HIP if device.is_hip and launch.pooled else frozenset()
+    priced = [(cycles(launch, t, math, device), t) for t in TILES[math] if t not in spilling]
     return tuple(tile for cost, tile in sorted(priced) if cost != float("inf"))
 
 

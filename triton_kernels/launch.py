@@ -20,6 +20,9 @@ INTERPRETS = not isinstance(kernels.run_launch, triton.JITFunction)
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 """Types of tensors that the kernels take, and Triton's names of them."""
 
+POINTERS = {"run_launch": 4, "run_pool": 2}
+"""How many pointers a kernel takes before the other arguments."""
+
 Launcher = Callable[..., None]
 """Launches one call. Takes its pointers, then the stream."""
 
@@ -32,7 +35,7 @@ def compile(call: Call, type_name: str, aligned: tuple[bool, ...], target: GPUTa
         aligned: for each pointer, whether it is a multiple of 16 bytes.
     """
     kernel = getattr(kernels, call.kernel)
-    types = [f"*{type_name}" for _ in aligned] + [_argument_type(a) for a in call.arguments]
+    types = [f"*{type_name}" for _ in aligned] + argument_types(call)
     constants = _constants(call)
     source = ASTSource(
         kernel,
@@ -49,6 +52,11 @@ def _constants(call: Call) -> dict[str, Any]:
     constants = dict(call.constants)
     names = getattr(kernels, call.kernel).arg_names
     return {name: constants[name] for name in names[len(names) - len(constants) :]}
+
+
+def argument_types(call: Call) -> list[Any]:
+    """Triton's names of the arguments' types, in tuples as the arguments are."""
+    return [_argument_type(argument) for argument in call.arguments]
 
 
 def _argument_type(value: Any) -> Any:

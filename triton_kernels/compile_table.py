@@ -1,0 +1,202 @@
+"""Compiles, without a GPU, what the chooser picks for GoogLeNet, and says what the compiler made.
+
+``python -m inception_fused.triton_kernels.compile_table > docs/triton_kernels.md``; exits 1 if a
+kernel spills, lacks matrix instructions or wants more shared memory than the device has.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+
+from ..plan import OUT, lower
+from ..spec import GOOGLENET, GOOGLENET_SIZE
+from . import launch, problem, program
+from .choose import DEVICES, Device, Math, Tile, choose
+from .program import Call, View
+
+ARCHS: tuple[int | str, ...] = (80, 90, 100, "gfx942")
+BATCHES = (1, 8, 64)
+FORMATS = ("channels_last", "contiguous")
+
+_TYPES = {Math.HALF: "fp16", Math.TF32: "fp32", Math.IEEE: "fp32"}
+_MATRIX = ("mma.sync", "wgmma.mma_async", "tcgen05.mma", "v_mfma")
+
+_HEAD = """# Triton kernels
+
+Written by `python -m inception_fused.triton_kernels.compile_table`: every kernel that the chooser
+picks for the nine modules of GoogLeNet at batch 1, 8 and 64, compiled without a GPU. "Uses" counts
+the launches, of 9 modules x 3 batches, that share a kernel. Registers are of one thread; "spilled"
+bytes, on gfx942 also scalar registers kept in vector ones. ieee products are float32 without TF32,
+which NVIDIA's matrix instructions cannot compute.
+
+| device | type | input | launch | tile | warps | stages | uses | registers | spilled | shared | of | matrix instruction |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+"""  # noqa: E501
+
+
+@dataclass
+class Kernel:
+    """A call to compile, where it is from, and (module, batch) of the launches it serves."""
+
+    device: Device
+    math: Math
+    memory_format: str
+    wave: int
+    tile: Tile
+    call: Call
+    uses: list[tuple[str, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the compiler made of a kernel; sizes in bytes."""
+
+    registers: int
+    spilled: int
+    shared: int
+    matrix: tuple[str, ...]
+
+    def faults(self, kernel: Kernel) -> list[str]:
+        """What must not be."""
+        found = []
+        if self.spilled:
+            found.append(f"spills {self.spilled} bytes")
+        if not self.matrix and kernel.math is not Math.IEEE:
+            found.append("has no matrix instructions")
+        if self.shared > kernel.device.shared_block:
+            found.append(f"wants {self.shared} bytes of {kernel.device.shared_block}")
+        return found
+
+
+def kernels(
+    archs: Iterable[int | str] = ARCHS,
+    maths: Iterable[Math] = tuple(Math),
+    formats: Iterable[str] = FORMATS,
+    names: Iterable[str] = tuple(GOOGLENET),
+    batches: Iterable[int] = BATCHES,
+) -> list[Kernel]:
+    """The different kernels among those that the chooser picks."""
+    found: dict[object, Kernel] = {}
+    for device in (d for d in DEVICES if d.arch in tuple(archs)):
+        for math in maths:
+            for memory_format in formats:
+                for name in names:
+                    for batch in batches:
+                        for kernel in _picked(device, math, memory_format, name, batch):
+                            call = kernel.call
+                            structure = str(launch.argument_types(call))
+                            key = (device.arch, math, call.constants, call.warps, call.stages)
+                            same = found.setdefault((*key, structure), kernel)
+                            same.uses.append((name, batch))
+    return list(found.values())
+
+
+def _picked(
+    device: Device, math: Math, memory_format: str, name: str, batch: int
+) -> Iterator[Kernel]:
+    plan = lower(GOOGLENET[name])
+    edge = GOOGLENET_SIZE[name]
+
+    def view(buffer: int) -> View:
+        channels = plan.buffers[buffer]
+        if buffer > OUT:
+            return View.scratch(channels, edge, edge, math.item)
+        pixels = edge * edge
+        strides = (channels * pixels, pixels, edge, 1)
+        if memory_format == "channels_last":
+            strides = (channels * pixels, 1, edge * channels, channels)
+        return View.of((batch, channels, edge, edge), strides, math.item)
+
+    for wave, one in enumerate(problem.launches(plan, batch, edge, edge)):
+        tile = choose(one, math, device)
+        scratch = None if one.scratch == OUT else view(one.scratch)
+        precision = "tf32" if math is Math.TF32 else "ieee"
+        call = program.call(one, view(one.source), view(OUT), scratch, tile, precision)
+        yield Kernel(device, math, memory_format, wave, tile, call)
+
+
+def report(kernel: Kernel) -> Report:
+    """Compiles a kernel, or takes it from Triton's cache."""
+    device = kernel.device
+    target = GPUTarget("hip" if device.is_hip else "cuda", device.arch, device.lanes)
+    pointers = launch.POINTERS[kernel.call.kernel]
+    compiled = launch.compile(kernel.call, _TYPES[kernel.math], (True,) * pointers, target)
+    text = compiled.asm["amdgcn" if device.is_hip else "ptx"]
+    registers, spilled = _hip_usage(text) if device.is_hip else _cuda_usage(compiled.asm["cubin"])
+    matrix = tuple(name for name in _MATRIX if name in text)
+    return Report(registers, spilled, compiled.metadata.shared, matrix)
+
+
+def _cuda_usage(binary: bytes) -> tuple[int, int]:
+    """(registers, bytes of stack and local memory) of the only kernel of a binary."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"cuobjdump says no registers: {text}")
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def _hip_usage(text: str) -> tuple[int, int]:
+    """(vector registers, spilled bytes) of the only kernel of an assembly text."""
+    numbers = {
+        name: int(re.search(rf"\.{name}:\s+(\d+)", text)[1])  # type: ignore[index]
+        for name in (
+            "vgpr_count",
+            "vgpr_spill_count",
+            "sgpr_spill_count",
+            "private_segment_fixed_size",
+        )
+    }
+    spilled = 4 * (numbers["vgpr_spill_count"] + numbers["sgpr_spill_count"])
+    return numbers["vgpr_count"], max(spilled, numbers["private_segment_fixed_size"])
+
+
+def row(kernel: Kernel, made: Report) -> str:
+    """A line of the table."""
+    device, tile = kernel.device, kernel.tile
+    kind = {Math.HALF: "float16", Math.TF32: "tf32", Math.IEEE: "ieee float32"}[kernel.math]
+    cells = (
+        f"sm_{device.arch}" if not device.is_hip else device.arch,
+        kind,
+        kernel.memory_format,
+        ("1x1 and pool", "3x3 and 5x5")[kernel.wave],
+        f"{tile.rows}x{tile.columns}x{tile.depth}",
+        tile.warps,
+        tile.stages,
+        len(kernel.uses),
+        made.registers,
+        made.spilled,
+        made.shared,
+        device.shared_block,
+        ", ".join(made.matrix) or "none",
+    )
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main() -> int:
+    """Prints the table; 1 if a kernel has a fault."""
+    print(_HEAD, end="")
+    faulty = 0
+    for kernel in kernels():
+        made = report(kernel)
+        print(row(kernel, made), flush=True)
+        for fault in made.faults(kernel):
+            print(f"{row(kernel, made)} {fault}", file=sys.stderr)
+            faulty += 1
+    return 1 if faulty else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
