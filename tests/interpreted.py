@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from inception_fused.triton_kernels import choose as tiles
+from inception_fused.triton_kernels import operator
 from strategies import specs
 from test_cpu import FORMATS, ODD, tensors
 
@@ -18,8 +20,6 @@ from inception_fused import ops, reference
 from inception_fused.backends import TABLE, choose
 from inception_fused.plan import IN, lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage
-from inception_fused.triton_kernels import choose as tiles
-from inception_fused.triton_kernels import operator
 
 OP = torch.ops.inception_fused
 TRITON = next(b for b in TABLE if b.name == "triton")
@@ -51,9 +51,7 @@ def cast(tensors, dtype):
 
 
 def run_exact(plan, x, weights, biases):
-    return reference.run(
-        plan, x.double(), cast(weights, torch.double), cast(biases, torch.double)
-    )
+    return reference.run(plan, x.double(), cast(weights, torch.double), cast(biases, torch.double))
 
 
 def relative_error(y, exact):

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from inception_fused.triton_kernels import cache, choose, packing, problem
+from inception_fused.triton_kernels.choose import Math
+from inception_fused.triton_kernels.program import Layouts, View
 from strategies import specs
 
 from inception_fused.plan import IN, OUT, lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind
-from inception_fused.triton_kernels import choose, packing, problem, program
-from inception_fused.triton_kernels.choose import Math
-from inception_fused.triton_kernels.program import Layouts, View
 
 
 def test_the_kernels_in_the_interpreter():
@@ -109,7 +109,6 @@ def test_a_view_finds_every_element(size, order, extra, skip, item, first):
 def test_views_of_the_usual_layouts_move_vectors():
     x = torch.empty(2, 64, 28, 28)
     last = x.to(memory_format=torch.channels_last)
-    assert View.of(x.shape, x.stride(), 2)[1:] if False else True
     for tensor, item, layout, unit in (
         (x, 2, Layouts.PLANES, 8),
         (last, 2, Layouts.CHANNELS, 8),
@@ -145,3 +144,204 @@ def test_a_pack_holds_every_weight_in_its_place(spec, seed):
         assert torch.equal(bias, biases[i])
         found += int(rows.count_nonzero() + bias.count_nonzero())
     assert found == int(packed.count_nonzero())
+
+
+GPUS = [d for d in choose.DEVICES if d.arch in (80, 90, 100, "gfx942")]
+
+
+def paper_launches(batch):
+    for name, spec in GOOGLENET.items():
+        edge = GOOGLENET_SIZE[name]
+        yield from problem.launches(lower(spec), batch, edge, edge)
+
+
+@pytest.mark.parametrize("math", Math)
+@pytest.mark.parametrize("device", GPUS, ids=lambda d: str(d.arch))
+def test_the_chosen_tile_fits_and_fills_the_device_where_it_can(device, math):
+    for batch in (1, 8, 64):
+        for one in paper_launches(batch):
+            ranked = choose.ranked(one, math, device)
+            assert len(ranked) > 1
+            costs = [choose.cycles(one, tile, math, device) for tile in ranked]
+            assert costs == sorted(costs)
+            assert choose.choose(one, math, device) == ranked[0]
+            assert choose.shared_bytes(ranked[0], math) <= device.shared_block
+    smallest, largest = (
+        min(choose.choose(one, math, device)[:2] for one in paper_launches(batch))
+        for batch in (1, 64)
+    )
+    assert smallest[0] * smallest[1] <= largest[0] * largest[1]
+
+
+def test_an_unknown_device_gets_the_nearest_known_one():
+    assert choose.device_for(75, 40).arch == 80
+    assert choose.device_for(87, 16).arch == 86
+    assert choose.device_for(103, 160).arch == 100
+    assert choose.device_for("gfx950", 256).arch == "gfx942"
+    assert choose.device_for(90, 78).processors == 78
+
+
+@pytest.fixture
+def work():
+    execute = pytest.importorskip("inception_fused.triton_kernels.execute")
+    plan = lower(GOOGLENET["4b"])
+    x = torch.empty(8, 512, 14, 14, dtype=torch.float16)
+    return execute.Work.of(plan, x, torch.empty(8, 512, 14, 14, dtype=torch.float16))
+
+
+def test_tuning_takes_the_fastest_and_prunes_what_cannot_be(work):
+    from inception_fused.triton_kernels import tune
+
+    device = choose.device_for(90, 132)
+    tried = []
+
+    def timer(tiles):
+        """Fewer warps are faster; the first launch's time is the larger part."""
+        tried.append(tiles)
+        return sum(weight * t.warps * t.depth for weight, t in zip((10, 1), tiles, strict=True))
+
+    best = tune.measure(work, device, tuple, timer)
+    for i, one in enumerate(work.launches):
+        options = tune.candidates(one, work.math, device)
+        assert best[i].warps * best[i].depth == min(t.warps * t.depth for t in options)
+        assert best[i] in options
+        limit = 2.5 * choose.cycles(one, options[0], work.math, device)
+        assert all(choose.cycles(one, t, work.math, device) <= limit for t in options)
+    assert len(tried) == sum(len(tune.candidates(one, work.math, device)) for one in work.launches)
+    assert len(tried) < 2 * len(choose.TILES[work.math])
+
+
+def test_tuning_passes_over_what_the_device_refuses(work):
+    import triton
+    from inception_fused.triton_kernels import tune
+
+    device = choose.device_for(90, 132)
+
+    def run(tiles):
+        if tiles[0].warps == 8:
+            raise triton.OutOfResources(300000, 232448, "shared memory")
+        return tiles
+
+    best = tune.measure(work, device, run, lambda tiles: 1 / tiles[0].rows)
+    assert best[0].warps == 4
+
+    def refuse(tiles):
+        raise triton.OutOfResources(300000, 232448, "shared memory")
+
+    with pytest.raises(triton.OutOfResources):
+        tune.measure(work, device, refuse, lambda tiles: 1.0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("INCEPTION_FUSED_CACHE", str(tmp_path / "tiles"))
+    monkeypatch.setattr(cache, "_LOADED", {})
+    return tmp_path / "tiles"
+
+
+TILES = (choose.Tile(64, 64, 32, 4, 4), choose.Tile(128, 64, 64, 8, 3))
+
+
+def again(device):
+    """What another process would load."""
+    cache._LOADED.clear()
+    return cache.load(device)
+
+
+@pytest.mark.usefixtures("folder")
+def test_measured_tiles_are_kept_by_device_and_key():
+    assert again("NVIDIA H100 80GB HBM3") == {}
+    file = cache.save("NVIDIA H100 80GB HBM3", {"a": TILES})
+    assert file.name == "triton-NVIDIA-H100-80GB-HBM3.json"
+    cache._LOADED.clear()
+    cache.save("NVIDIA H100 80GB HBM3", {"b": TILES[:1]})
+    assert again("NVIDIA H100 80GB HBM3") == {"a": TILES, "b": TILES[:1]}
+    assert again("NVIDIA A100-SXM4-80GB") == {}
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "damaged"),
+        ("[1, 2]", "damaged"),
+        ('{"format": 1, "device": "gpu", "tiles": {"a": [[64, 64, 32, 4]]}}', "damaged"),
+        ('{"format": 1, "device": "gpu", "tiles": {"a": [[65, 64, 32, 4, 3]]}}', "damaged"),
+        ('{"format": 1, "device": "gpu", "tiles": {"a": [[64, 64, 32, 4, 99]]}}', "damaged"),
+        ('{"format": 1, "device": "gpu"}', "damaged"),
+        ('{"format": 999, "device": "gpu", "tiles": {}}', "its format is 999"),
+        ('{"format": 1, "device": "other", "tiles": {}}', "of the device 'other'"),
+        (b"\xff\xfe\x00", "decode"),
+    ],
+)
+def test_a_file_that_is_no_cache_is_ignored_with_a_warning_and_replaced(folder, text, reason):
+    folder.mkdir()
+    file = cache.path("gpu")
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.warns(UserWarning, match=reason):
+        assert again("gpu") == {}
+    with pytest.warns(UserWarning, match=reason):
+        cache.save("gpu", {"a": TILES})
+    assert again("gpu") == {"a": TILES}
+
+
+def test_a_failed_write_leaves_the_old_file(folder, monkeypatch):
+    file = cache.save("gpu", {"a": TILES})
+    before = file.read_text()
+
+    def fail(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        cache.save("gpu", {"b": TILES})
+    assert file.read_text() == before
+    assert [*folder.iterdir()] == [file]
+
+
+def test_the_key_is_of_plan_shape_type_and_layout(work):
+    from inception_fused.triton_kernels.execute import Work
+
+    def key(name="4b", batch=8, dtype=torch.float16, last=False):
+        plan = lower(GOOGLENET[name])
+        x = torch.empty(batch, plan.in_channels, 14, 14, dtype=dtype)
+        out = torch.empty(batch, plan.out_channels, 14, 14, dtype=dtype)
+        if last:
+            x = x.to(memory_format=torch.channels_last)
+        return cache.key(Work.of(plan, x, out))
+
+    keys = [key(), key("4c"), key(batch=1), key(dtype=torch.float32), key(last=True)]
+    assert len(set(keys)) == 5
+    assert keys[0] == cache.key(work)
+
+
+@pytest.mark.parametrize("arch", [90, "gfx942"])
+def test_kernels_compile_without_a_gpu(arch):
+    """Two of the launches of docs/triton_kernels.md."""
+    compile_table = pytest.importorskip("inception_fused.triton_kernels.compile_table")
+    kernels = compile_table.kernels([arch], [Math.HALF], ["channels_last"], ["4b"], [8])
+    assert [k.wave for k in kernels] == [0, 1]
+    for kernel in kernels:
+        made = compile_table.report(kernel)
+        assert made.faults(kernel) == []
+        assert made.registers > 16
+        wanted = {90: {"wgmma.mma_async", "mma.sync"}, "gfx942": {"v_mfma"}}[arch]
+        assert wanted & {*made.matrix}
+
+
+@pytest.mark.parametrize("interpret", ["0", "1"])
+def test_backends_says_what_is_in_the_way(interpret):
+    pytest.importorskip("triton")
+    code = "import inception_fused as f; print(f.backends()['triton'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"TRITON_INTERPRET": interpret},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    state = done.stdout.strip()
+    if interpret == "1" or torch.cuda.is_available():
+        assert state == "available"
+    else:
+        assert state.startswith("there is no GPU")

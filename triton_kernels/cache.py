@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .execute import Work
 
 FORMAT = 1
-"""Changes when the meaning of a file does, for example when the kernels' tiles do."""
+"""Changes when the meaning of a file does, or when the kernels change so that it is out of date."""
 
 Tiles = dict[str, tuple[Tile, ...]]
 """A tile for each launch, by :func:`key`."""
@@ -76,7 +76,8 @@ def _read(file: Path, device: str) -> Tiles:
 
 def _tile(numbers: Any) -> Tile:
     tile = Tile(*numbers)
-    if not all(type(n) is int and 0 < n <= 1024 for n in tile):
+    powers = all(type(n) is int and 0 < n <= 1024 and n & (n - 1) == 0 for n in tile[:4])
+    if not powers or type(tile.stages) is not int or not 0 < tile.stages <= 8:
         raise ValueError(f"no tile: {numbers}")
     return tile
 

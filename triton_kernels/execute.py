@@ -1,4 +1,4 @@
-"""Runs a plan: prepared once for tensors of one shape and layout, then launched from kept handles."""
+"""Runs a plan: prepared once for tensors of one layout, then launched from kept handles."""
 
 from __future__ import annotations
 
@@ -84,13 +84,15 @@ class Work:
         """A tile for each launch: as it was measured, else as the paper model says."""
         if launch.INTERPRETS:
             return [choose.interpreted(one) for one in self.launches]
-        known = cache.load(torch.cuda.get_device_name(x.device)).get(cache.key(self))
+        known = cache.load(torch.cuda.get_device_name(x.device)).get(cache.key(self), ())
+        if len(known) == len(self.launches):
+            return known
         device = device_of(x)
-        return known or [choose.choose(one, self.math, device) for one in self.launches]
+        return [choose.choose(one, self.math, device) for one in self.launches]
 
 
 class Program:
-    """Work with its kernels compiled for some tiles; calls take tensors like those it was made of."""
+    """Work with its kernels compiled; a call takes tensors like those it was made of."""
 
     def __init__(
         self, work: Work, tiles: Sequence[Tile], x: Tensor, pack: Tensor, out: Tensor

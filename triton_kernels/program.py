@@ -8,7 +8,6 @@ from enum import IntEnum
 from math import gcd
 from typing import Any, NamedTuple
 
-from ..plan import OUT
 from .choose import Tile
 from .packing import UNIT, padded
 from .problem import Launch
