@@ -20,7 +20,7 @@ from strategies import specs
 
 import inception_fused
 from inception_fused.plan import IN, OUT, lower
-from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind
+from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage
 
 
 def test_the_kernels_in_the_interpreter():
@@ -317,18 +317,87 @@ def test_the_key_is_of_plan_shape_type_and_layout(work):
     assert keys[0] == cache.key(work)
 
 
-@pytest.mark.parametrize("arch", [90, "gfx942"])
-def test_kernels_compile_without_a_gpu(arch):
+@pytest.mark.parametrize(("arch", "type_name"), [(90, "fp16"), (80, "bf16"), ("gfx942", "fp16")])
+def test_kernels_compile_without_a_gpu(arch, type_name):
     """Two of the launches of docs/triton_kernels.md."""
     compile_table = pytest.importorskip("inception_fused.triton_kernels.compile_table")
     kernels = compile_table.kernels([arch], [Math.HALF], ["channels_last"], ["4b"], [8])
     assert [k.wave for k in kernels] == [0, 1]
     for kernel in kernels:
-        made = compile_table.report(kernel)
+        made = compile_table.report(kernel, type_name)
         assert made.faults(kernel) == []
         assert made.registers > 16
-        wanted = {90: {"wgmma.mma_async", "mma.sync"}, "gfx942": {"v_mfma"}}[arch]
+        wanted = {"gfx942": {"v_mfma"}}.get(arch, {"wgmma.mma_async", "mma.sync"})
         assert wanted & {*made.matrix}
+
+
+def flat(value):
+    return [n for v in value for n in flat(v)] if isinstance(value, tuple) else [value]
+
+
+def test_arguments_and_their_types_go_together(work):
+    """What the launcher of a compiled kernel unpacks: the same tuples, in 32 or 64 bits."""
+    from inception_fused.triton_kernels import launch
+
+    for i, one in enumerate(work.launches):
+        call = work.call(i, choose.choose(one, work.math, GPUS[1]))
+        types = launch.argument_types(call)
+        assert [isinstance(t, tuple) for t in types] == [
+            isinstance(a, tuple) for a in call.arguments
+        ]
+        ints, names = flat(call.arguments), flat(tuple(types))
+        assert len(ints) == len(names)
+        assert all(type(n) is int for n in ints)
+        assert {*names} == {"i32", "i64"}
+        for strides, type_ in zip(call.arguments[:3], types[:3], strict=True):
+            assert type_ == type(strides)("i64", "i32", "i32", "i32")
+
+
+def test_a_program_launches_with_addresses_on_the_current_stream(monkeypatch):
+    """The path of a GPU, on CPU tensors: what would be launched is written down instead."""
+    execute = pytest.importorskip("inception_fused.triton_kernels.execute")
+    launched = []
+
+    def launcher(call, dtype, aligned):
+        def launch(*pointers, stream):
+            launched.append((call.kernel, aligned, pointers, stream))
+
+        return launch
+
+    monkeypatch.setattr(execute.launch, "INTERPRETS", False)
+    monkeypatch.setattr(execute.launch, "launcher", launcher)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 77, raising=False)
+    spec = Spec(8, ((Stage.conv(8), Stage.conv(8, 3), Stage.conv(8, 3)), (Stage.pool(),)))
+    plan = lower(spec)
+    x, out = torch.empty(2, 8, 5, 5)[:, :, :, 1:], torch.empty(2, 16, 5, 4)
+    pack = torch.empty(packing.layout(plan).size)
+    work = execute.Work.of(plan, x, out)
+    tiles = [choose.choose(one, work.math, GPUS[1]) for one in work.launches]
+    new_empty = {}
+
+    class Scratch(torch.Tensor):
+        def new_empty(self, size):
+            new_empty[size] = torch.empty(size)
+            return new_empty[size]
+
+    execute.Program(work, tiles, x, pack, out)(x.as_subclass(Scratch), pack, out)
+    ((elements, scratch),) = new_empty.items()
+    assert elements == 2 * (2 * 5 * 4 * 16)
+    first, second = scratch.data_ptr(), scratch.data_ptr() + 4 * 2 * 5 * 4 * 16
+    source, target, packed = x.data_ptr(), out.data_ptr(), pack.data_ptr()
+    assert {stream for *_, stream in launched} == {77}
+    assert [(kernel, pointers) for kernel, _, pointers, _ in launched] == [
+        ("run_launch", (source, target, first, packed)),
+        ("run_pool", (source, target)),
+        ("run_launch", (first, target, second, packed)),
+        ("run_launch", (second, target, target, packed)),
+    ]
+    assert [aligned for _, aligned, *_ in launched] == [
+        (False, True, True, True),
+        (False, True),
+        (True, True, True, True),
+        (True, True, True, True),
+    ]
 
 
 def test_backends_says_what_is_in_the_way():

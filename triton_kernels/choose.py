@@ -135,7 +135,7 @@ def _block_cycles(
     """Predicted cycles of a block in a multiprocessor that holds so many of them."""
     taps = s.kernel_h * s.kernel_w
     rounds = taps * -(-s.depth // tile.depth)
-    rate = device.rates[math]
+    rate: float = device.rates[math]
     if math is not Math.IEEE and tile.rows < 64:
         rate *= device.narrow
     products = tile.rows * tile.columns * tile.depth / rate / (taps if pooled else 1)

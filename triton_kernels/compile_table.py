@@ -35,10 +35,11 @@ Written by `python -m inception_fused.triton_kernels.compile_table`: every kerne
 picks for the nine modules of GoogLeNet at batch 1, 8 and 64, compiled without a GPU. "Uses" counts
 the launches, of 9 modules x 3 batches, that share a kernel. Registers are of one thread; "spilled"
 bytes, on gfx942 also scalar registers kept in vector ones. ieee products are float32 without TF32,
-which NVIDIA's matrix instructions cannot compute.
+which NVIDIA's matrix instructions cannot compute. "Vectors": elements that the source's, the
+output's and the scratch's addresses allow to move at once.
 
-| device | type | input | launch | tile | warps | stages | uses | registers | spilled | shared | of | matrix instruction |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
+| device | type | input | vectors | launch | tile | warps | stages | uses | registers | spilled | shared | of | matrix instruction |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """  # noqa: E501
 
 
@@ -123,12 +124,13 @@ def _picked(
         yield Kernel(device, math, memory_format, wave, tile, call)
 
 
-def report(kernel: Kernel) -> Report:
-    """Compiles a kernel, or takes it from Triton's cache."""
+def report(kernel: Kernel, type_name: str | None = None) -> Report:
+    """Compiles a kernel, or takes it from Triton's cache; another type may be given ("bf16")."""
     device = kernel.device
     target = GPUTarget("hip" if device.is_hip else "cuda", device.arch, device.lanes)
     pointers = launch.POINTERS[kernel.call.kernel]
-    compiled = launch.compile(kernel.call, _TYPES[kernel.math], (True,) * pointers, target)
+    type_name = type_name or _TYPES[kernel.math]
+    compiled = launch.compile(kernel.call, type_name, (True,) * pointers, target)
     text = compiled.asm["amdgcn" if device.is_hip else "ptx"]
     registers, spilled = _hip_usage(text) if device.is_hip else _cuda_usage(compiled.asm["cubin"])
     matrix = tuple(name for name in _MATRIX if name in text)
@@ -166,11 +168,13 @@ def _hip_usage(text: str) -> tuple[int, int]:
 def row(kernel: Kernel, made: Report) -> str:
     """A line of the table."""
     device, tile = kernel.device, kernel.tile
+    constants = dict(kernel.call.constants)
     kind = {Math.HALF: "float16", Math.TF32: "tf32", Math.IEEE: "ieee float32"}[kernel.math]
     cells = (
         f"sm_{device.arch}" if not device.is_hip else device.arch,
         kind,
         kernel.memory_format,
+        "/".join(str(constants[f"{name}_UNIT"]) for name in ("SOURCE", "OUT", "SCRATCH")),
         ("1x1 and pool", "3x3 and 5x5")[kernel.wave],
         f"{tile.rows}x{tile.columns}x{tile.depth}",
         tile.warps,

@@ -16,6 +16,8 @@ Strides come divided by it, since only a product with a constant lets the compil
 Under the interpreter WIDEN makes bfloat16 operands float32, which it can multiply and compare.
 """
 
+# mypy: ignore-errors
+# The functions are Triton's, not Python's.
 from __future__ import annotations
 
 import triton

@@ -21,7 +21,7 @@ from . import check, packing
 
 _REMEMBERED = 512  # prepared programs
 
-_library = torch.library.Library("inception_fused", "FRAGMENT")
+_library: Any = torch.library.Library("inception_fused", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("triton_pack(Tensor[] weights, Tensor[] biases, int[] plan) -> Tensor")
 _library.define("triton_run(Tensor x, Tensor pack, int[] plan) -> Tensor")
 _library.define("triton_run.out(Tensor x, Tensor pack, int[] plan, *, Tensor(a!) out) -> ()")

@@ -129,12 +129,13 @@ def call(
     source = source.dividing([n for s in segments for n in (s.depth, s.source)])
     if source.layout is Layouts.PLANES and not launch.keeps_pixels:
         source = source.strided()
-    written = [[s for s in segments if s.to_scratch == side] for side in (0, 1)]
-    out, scratch = (
-        view and view.dividing([n for s in side for n in (s.channels, s.destination)])
-        for view, side in zip((out, scratch), written, strict=True)
-    )
-    if scratch and not written[0]:
+    written: list[list[int]] = [[], []]  # channel counts and offsets in OUT, in scratch
+    for s in segments:
+        written[s.to_scratch] += s.channels, s.destination
+    if scratch is not None:
+        scratch = scratch.dividing(written[1])
+    out = out.dividing(written[0])
+    if scratch is not None and not written[0]:
         out = scratch
     size = launch.size
     planes = [v.unit for v in (source, out) if v and v.layout is Layouts.PLANES]
