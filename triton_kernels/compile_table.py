@@ -26,7 +26,14 @@ ARCHS: tuple[int | str, ...] = (80, 90, 100, "gfx942")
 BATCHES = (1, 8, 64)
 FORMATS = ("channels_last", "contiguous")
 
-_TYPES = {Math.HALF: "fp16", Math.TF32: "fp32", Math.IEEE: "fp32"}
+TYPES = {
+    "float16": ("fp16", Math.HALF),
+    "bfloat16": ("bf16", Math.HALF),
+    "tf32": ("fp32", Math.TF32),
+    "ieee float32": ("fp32", Math.IEEE),
+}
+"""Triton's name of the elements, and how products are computed."""
+
 _MATRIX = ("mma.sync", "wgmma.mma_async", "tcgen05.mma", "v_mfma")
 
 _HEAD = """# Triton kernels
@@ -48,7 +55,7 @@ class Kernel:
     """A call to compile, where it is from, and (module, batch) of the launches it serves."""
 
     device: Device
-    math: Math
+    type: str
     memory_format: str
     wave: int
     tile: Tile
@@ -70,7 +77,7 @@ class Report:
         found = []
         if self.spilled:
             found.append(f"spills {self.spilled} bytes")
-        if not self.matrix and kernel.math is not Math.IEEE:
+        if not self.matrix and TYPES[kernel.type][1] is not Math.IEEE:
             found.append("has no matrix instructions")
         if self.shared > kernel.device.shared_block:
             found.append(f"wants {self.shared} bytes of {kernel.device.shared_block}")
@@ -79,7 +86,7 @@ class Report:
 
 def kernels(
     archs: Iterable[int | str] = ARCHS,
-    maths: Iterable[Math] = tuple(Math),
+    types: Iterable[str] = tuple(TYPES),
     formats: Iterable[str] = FORMATS,
     names: Iterable[str] = tuple(GOOGLENET),
     batches: Iterable[int] = BATCHES,
@@ -87,22 +94,23 @@ def kernels(
     """The different kernels among those that the chooser picks."""
     found: dict[object, Kernel] = {}
     for device in (d for d in DEVICES if d.arch in tuple(archs)):
-        for math in maths:
+        for type_ in types:
             for memory_format in formats:
                 for name in names:
                     for batch in batches:
-                        for kernel in _picked(device, math, memory_format, name, batch):
+                        for kernel in _picked(device, type_, memory_format, name, batch):
                             call = kernel.call
                             structure = str(launch.argument_types(call))
-                            key = (device.arch, math, call.constants, call.warps, call.stages)
+                            key = (device.arch, type_, call.constants, call.warps, call.stages)
                             same = found.setdefault((*key, structure), kernel)
                             same.uses.append((name, batch))
     return list(found.values())
 
 
 def _picked(
-    device: Device, math: Math, memory_format: str, name: str, batch: int
+    device: Device, type_: str, memory_format: str, name: str, batch: int
 ) -> Iterator[Kernel]:
+    math = TYPES[type_][1]
     plan = lower(GOOGLENET[name])
     edge = GOOGLENET_SIZE[name]
 
@@ -121,15 +129,15 @@ def _picked(
         scratch = None if one.scratch == OUT else view(one.scratch)
         precision = "tf32" if math is Math.TF32 else "ieee"
         call = program.call(one, view(one.source), view(OUT), scratch, tile, precision)
-        yield Kernel(device, math, memory_format, wave, tile, call)
+        yield Kernel(device, type_, memory_format, wave, tile, call)
 
 
-def report(kernel: Kernel, type_name: str | None = None) -> Report:
-    """Compiles a kernel, or takes it from Triton's cache; another type may be given ("bf16")."""
+def report(kernel: Kernel) -> Report:
+    """Compiles a kernel, or takes it from Triton's cache."""
     device = kernel.device
     target = GPUTarget("hip" if device.is_hip else "cuda", device.arch, device.lanes)
     pointers = launch.POINTERS[kernel.call.kernel]
-    type_name = type_name or _TYPES[kernel.math]
+    type_name, _ = TYPES[kernel.type]
     compiled = launch.compile(kernel.call, type_name, (True,) * pointers, target)
     text = compiled.asm["amdgcn" if device.is_hip else "ptx"]
     registers, spilled = _hip_usage(text) if device.is_hip else _cuda_usage(compiled.asm["cubin"])
@@ -169,10 +177,9 @@ def row(kernel: Kernel, made: Report) -> str:
     """A line of the table."""
     device, tile = kernel.device, kernel.tile
     constants = dict(kernel.call.constants)
-    kind = {Math.HALF: "float16", Math.TF32: "tf32", Math.IEEE: "ieee float32"}[kernel.math]
     cells = (
         f"sm_{device.arch}" if not device.is_hip else device.arch,
-        kind,
+        kernel.type,
         kernel.memory_format,
         "/".join(str(constants[f"{name}_UNIT"]) for name in ("SOURCE", "OUT", "SCRATCH")),
         ("1x1 and pool", "3x3 and 5x5")[kernel.wave],

@@ -190,7 +190,8 @@ def _add_pixels(pooled, at, inside, POOL: tl.constexpr):
     """The pool with the pixels at ``at``. NaN wins; what is not inside does not count."""
     if POOL == MAXPOOL:
         value = tl.load(at, mask=inside, other=float("-inf")).to(pooled.dtype)
-        return tl.maximum(pooled, value, propagate_nan=tl.PropagateNan.ALL)
+        larger = tl.maximum(pooled, value, propagate_nan=tl.PropagateNan.ALL)
+        return larger.to(pooled.dtype)  # of bfloat16 it is float32
     else:
         return pooled + tl.load(at, mask=inside, other=0.0).to(tl.float32)
 
