@@ -135,14 +135,15 @@ TABLE: tuple[Backend, ...] = (
         _run,
         settings=_cuda_settings,
     ),
-    Backend("cpu", "cpu", lambda: ops.NOT_LOADED, _cpu_why_not, _cpu_pack, _run, _cpu_tuning),
     Backend(
         "triton",
+        "cuda",  # the device type of AMD GPUs too
         triton_check.unavailable,
         triton_check.why_not,
         lambda plan, weights, biases, tuning=(): triton_operator.pack(plan, weights, biases),
         triton_operator.run,
     ),
+    Backend("cpu", "cpu", lambda: ops.NOT_LOADED, _cpu_why_not, _cpu_pack, _run, _cpu_tuning),
     Backend(
         "reference",
         None,
