@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import cuda, reference
+from .constant import constant_result
 from .plan import Plan
 
 _GROUP = 16  # columns; csrc/cpu/kernels.h
@@ -52,13 +53,13 @@ CUDA_NOT_LOADED: str | None = load_cuda()
 """Why ``_cuda`` is not there, or None if it is."""
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_result
 def cuda_has_code(index: int) -> bool:
     """Whether ``_cuda``, which must be loaded, has code for the CUDA device of this index."""
     return bool(torch.ops.inception_fused.cuda_has_code(index))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_result
 def allows_tf32() -> bool:
     """Whether torch's convolutions may use TF32 for float32 now."""
     return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]

@@ -15,10 +15,12 @@ PACKAGE = Path(__file__).parent.parent / "inception_fused"
 
 # Each may import those of the lines above it, in functions too.
 LAYERS = (
-    ("spec", "trace"),
+    ("spec", "trace", "constant"),
     ("plan", "match", "models"),
     ("reference", "weights", "tuning", "table", "outline"),
-    ("ops", "find", "watch"),
+    ("cuda", "examine", "watch"),
+    ("ops", "find"),
+    ("triton_kernels",),
     ("backends",),
     ("graph",),
     ("fusion",),

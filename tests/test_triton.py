@@ -26,7 +26,7 @@ from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage
 def test_the_kernels_in_the_interpreter():
     pytest.importorskip("triton")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "interpreted.py"],
+        [sys.executable, "-m", "pytest", "interpreted.py"],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         cwd=Path(__file__).parent,
         capture_output=True,

@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ..constant import constant_result
 from ..plan import OUT, Plan
 from . import problem
 from .packing import layout
@@ -44,7 +45,7 @@ def interprets() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_result
 def unavailable() -> str | None:
     """Why this machine cannot run the kernels, or None."""
     if not interprets() and not torch.cuda.is_available():
