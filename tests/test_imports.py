@@ -68,7 +68,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def test_every_module_has_a_layer() -> None:
-    assert {name_of(path) for path in FILES} == set(RANK)
+    assert {name_of(path) for path in FILES} == set(RANK) - {"triton_kernels"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
