@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import specs
 
 from inception_fused.plan import lower
-from inception_fused.spec import GOOGLENET, Activation, Kind, Spec, Stage, googlenet
+from inception_fused.spec import GOOGLENET, Activation, Fork, Kind, Spec, Stage, googlenet
 
 Case = tuple[str, Spec, tuple[int, int, int]]
 """A name, a module, and (batch, height, width) of its input."""
@@ -50,6 +50,16 @@ MODULES: dict[str, tuple[Spec, list[tuple[int, int, int]]]] = {
             ),
         ),
         [(1, 1, 1), (3, 8, 9)],
+    ),
+    "forked": (
+        Spec(
+            9,
+            (
+                (Stage.conv(5), Fork(((Stage.conv(7),), (Stage.conv(6, 3),)))),
+                (Stage.conv(4, 3), Fork(((Stage.pool(),), (Stage.pool(), Stage.conv(8, 5))))),
+            ),
+        ),
+        [(1, 1, 1), (2, 6, 5)],
     ),
     "wide border": (Spec(3, ((Stage.conv(5, 1, padding=2), Stage.pool()),)), [(2, 3, 3)]),
     # One to five groups of columns, and every number of rows that a tile can have.
