@@ -199,8 +199,10 @@ class Fusion:
             options = self.options
             return graph.call(x, parameters, self.plan, options.backend, options.winograd)
         weights, biases = self._folded(x.dtype)
+        # Not empty: AOTInductor's C++ runtime hands on a default list as None (torch 2.14).
+        tuning = (0,) * len(self.plan.steps)
         packed = backend.pack(
-            self.plan, [w.detach() for w in weights], [b.detach() for b in biases]
+            self.plan, [w.detach() for w in weights], [b.detach() for b in biases], tuning
         )
         if needs_grad:
             return ops.differentiable(backend.run, self.plan, x, packed, weights, biases)

@@ -378,21 +378,23 @@ def test_data_parallel_on_the_cpu(pair: tuple) -> None:
 
 
 _DISTRIBUTED = """
-import copy, os, sys, torch, torch.distributed as dist, zoo
+import copy, sys, torch, torch.distributed as dist, zoo
 from inception_fused import fuse, explain
-os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv[2])
 rank = int(sys.argv[1])
 torch.set_num_threads(1)
-dist.init_process_group("gloo", rank=rank, world_size=2)
-from torch.distributed.fsdp import fully_shard
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.device_mesh import init_device_mesh
 stock = zoo.make("conv with bias, norm, ReLU")
 x = torch.randn(2, zoo.C, 8, 8)
 def close(a, b): torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * float(b.abs().max()))
-for wrap in ("ddp", "fsdp2"):
+for wrap in ("ddp", "fsdp1", "fsdp2"):
     plain, fused = copy.deepcopy(stock), fuse(copy.deepcopy(stock))
     if wrap == "ddp":
         models = [torch.nn.parallel.DistributedDataParallel(m) for m in (plain, fused)]
+    elif wrap == "fsdp1":
+        options = {"device_id": torch.device("cpu"), "use_orig_params": True}
+        models = [FullyShardedDataParallel(m, **options) for m in (plain, fused)]
     else:
         models = [fully_shard(m, mesh=init_device_mesh("cpu", (2,))) for m in (plain, fused)]
     for m in models:
@@ -407,12 +409,11 @@ dist.destroy_process_group()
 """
 
 
-def test_ddp_and_fsdp_on_two_processes() -> None:
-    port = str(29500 + hash(str(Path.cwd())) % 500)
+def test_ddp_and_fsdp_on_two_processes(tmp_path: Path) -> None:
     tests = str(Path(__file__).parent)
     workers = [
         subprocess.Popen(
-            [sys.executable, "-c", _DISTRIBUTED, str(rank), port],
+            [sys.executable, "-c", _DISTRIBUTED, str(rank), str(tmp_path / "store")],
             cwd=tests,
             stderr=subprocess.PIPE,
             text=True,
