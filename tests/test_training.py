@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -62,6 +63,23 @@ def _small() -> nn.Module:
     return nn.Sequential(*(getattr(net, n) for n in names), nn.Flatten(), nn.Linear(480, 10))
 
 
+def _fire() -> nn.Module:
+    """The first blocks of SqueezeNet with a classifier behind them."""
+    blocks = torchvision.models.squeezenet1_1(weights=None).features[:5]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+
+
+def _third() -> nn.Module:
+    """A block of Inception v3 that halves the image, and one whose branches fork."""
+    blocks = torchvision.models.inception
+    layers = (
+        blocks.BasicConv2d(3, 16, kernel_size=3, stride=2),
+        blocks.InceptionB(16),
+        blocks.InceptionE(480 + 16),
+    )
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 10))
+
+
 def _losses(model: nn.Module, steps: int = 20) -> list[float]:
     torch.manual_seed(1)
     x, target = torch.randn(4, 3, 32, 32), torch.arange(4)
@@ -77,9 +95,10 @@ def _losses(model: nn.Module, steps: int = 20) -> list[float]:
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["norms frozen", "batch statistics"])
-def test_twenty_steps_equal_stock(training: bool) -> None:
+@pytest.mark.parametrize("make", [_small, _fire, _third], ids=["googlenet", "squeezenet", "v3"])
+def test_twenty_steps_equal_stock(make: Callable[[], nn.Module], training: bool) -> None:
     torch.manual_seed(0)
-    stock = _small()
+    stock = make()
     stock.train(training)
     fused = fuse(copy.deepcopy(stock))
     wanted, got = _losses(stock), _losses(fused)
