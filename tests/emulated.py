@@ -97,3 +97,49 @@ def run_into(
         list(plan.code), MATHS[math], sm, view(x), packs, view(out), seed, shape
     )
     return counted
+
+
+def _sizes(plan: Plan, shape: tuple[int, int], channels_last: bool) -> list[Any]:
+    batch, size = shape
+    views = []
+    for channels in (plan.in_channels, plan.out_channels):
+        stride = (
+            [size * size * channels, 1, size * channels, channels]
+            if channels_last
+            else [size * size * channels, size * size, size, 1]
+        )
+        views.append((0, [batch, channels, size, size], stride))
+    return views
+
+
+def launches(
+    plan: Plan,
+    precision: str,
+    shape: tuple[int, int],
+    *,
+    sm: int = SM,
+    channels_last: bool = True,
+) -> list[dict[str, Any]]:
+    """What would be launched for (batch, height and width of a square image); nothing is run."""
+    views = _sizes(plan, shape, channels_last)
+    found: list[dict[str, Any]] = library().plan_launches(
+        list(plan.code), MATHS[precision], sm, *views
+    )
+    return found
+
+
+def alternatives(
+    plan: Plan,
+    precision: str,
+    shape: tuple[int, int],
+    launch: int,
+    *,
+    sm: int = SM,
+    channels_last: bool = True,
+) -> list[dict[str, Any]]:
+    """The launch of this index with every tile of choose.h that fits."""
+    views = _sizes(plan, shape, channels_last)
+    found: list[dict[str, Any]] = library().alternatives(
+        list(plan.code), MATHS[precision], sm, *views, launch
+    )
+    return found
