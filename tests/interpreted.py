@@ -16,7 +16,7 @@ from strategies import specs
 from test_cpu import FORMATS, ODD, tensors
 
 import inception_fused
-from inception_fused import ops, reference
+from inception_fused import reference
 from inception_fused.backends import TABLE, choose
 from inception_fused.plan import IN, lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage
@@ -60,16 +60,15 @@ def relative_error(y, exact):
 
 
 def paper_cases():
-    """Every module in both types, in each format of one of them; three in all four ways."""
+    """Every module in both types, one format each; the last in all four ways."""
     for name in GOOGLENET:
         for fmt, dtype in (("nhwc", torch.float32), ("nchw", torch.float16)):
             yield name, fmt, dtype
-    for name in ("3a", "4b", "5b"):
-        for fmt, dtype in (("nchw", torch.float32), ("nhwc", torch.float16)):
-            yield name, fmt, dtype
+    yield "5b", "nchw", torch.float32
+    yield "5b", "nhwc", torch.float16
 
 
-@pytest.mark.parametrize(("name", "fmt", "dtype"), paper_cases())
+@pytest.mark.parametrize(("name", "fmt", "dtype"), [*paper_cases()])
 def test_paper_modules(name, fmt, dtype):
     spec, size = GOOGLENET[name], GOOGLENET_SIZE[name]
     plan = lower(spec)
@@ -114,7 +113,7 @@ def test_odd_modules_are_exact_on_integers(name, shape, fmt):
 
 
 @settings(
-    max_examples=10,
+    max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -275,25 +274,6 @@ def test_a_fused_module_runs_eager_and_compiled():
         torch.testing.assert_close(torch.compile(module, fullgraph=True)(x), y)
         inception_fused.unfuse(module)
         torch.testing.assert_close(y, module(x), rtol=1e-5, atol=1e-5)
-
-
-def test_gradients():
-    spec = Spec.v1(3, 2, 3, 2, 2, 3, 2)
-    plan = lower(spec)
-    x, weights, biases = tensors(spec, (2, 5, 6))
-    parameters = [x, *weights, *biases]
-    for tensor in parameters:
-        tensor.requires_grad_()
-    packed = TRITON.pack(plan, [w.detach() for w in weights], [b.detach() for b in biases])
-    y = ops.differentiable(TRITON.run, plan, x, packed, weights, biases)
-    expected = reference.run(plan, x, weights, biases)
-    grad = torch.randn_like(expected)
-    for ours, stock in zip(
-        torch.autograd.grad(y, parameters, grad),
-        torch.autograd.grad(expected, parameters, grad),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, stock)
 
 
 def test_reasons_against_arguments():
