@@ -191,4 +191,5 @@ def interpreted(launch: Launch) -> Tile:
         return min(most, 1 << max(4, (n - 1).bit_length()))
 
     columns = power(max(s.channels for s in launch.segments), 512)
-    return Tile(power(launch.size.rows, 1024), columns, 64, 4, 1)
+    depth = power(max(s.depth for s in launch.segments), 256)
+    return Tile(power(launch.size.rows, 1024), columns, depth, 4, 1)
