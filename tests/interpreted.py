@@ -100,7 +100,7 @@ def test_bfloat16(name, fmt):
 
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("fmt", FORMATS)
-@pytest.mark.parametrize("shape", [(0, 5, 5), (2, 9, 11), (5, 3, 1)])
+@pytest.mark.parametrize("shape", [(0, 5, 5), (2, 7, 9), (5, 3, 1)])
 @pytest.mark.parametrize("name", ODD)
 def test_odd_modules_are_exact_on_integers(name, shape, fmt):
     plan = lower(ODD[name])
@@ -257,11 +257,10 @@ def test_wrong_arguments_are_named():
 def test_opcheck():
     x, weights, biases, code, pack = arguments()
     torch.library.opcheck(OP.triton_pack.default, (weights, biases, code))
+    out = torch.empty_like(OP.triton_run(x, pack, code))
+    torch.library.opcheck(OP.triton_run.out, (x, pack, code), {"out": out})
     for fmt in FORMATS.values():
-        view = x.to(memory_format=fmt)
-        torch.library.opcheck(OP.triton_run.default, (view, pack, code))
-        out = torch.empty_like(OP.triton_run(view, pack, code))
-        torch.library.opcheck(OP.triton_run.out, (view, pack, code), {"out": out})
+        torch.library.opcheck(OP.triton_run.default, (x.to(memory_format=fmt), pack, code))
 
 
 def test_a_fused_module_runs_eager_and_compiled():
