@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,8 @@ class Fusion:
         """Forgets the packed weights and everything seen; the next call looks again."""
         if self.watch is not None:
             self.watch.forget()
+        with suppress(AttributeError):  # the parameter may be gone
+            graph.forget(self.sources[0].weight.tensor())
         self._packs: dict[Any, list[Tensor]] = {}
         self._routes: dict[Any, Route] = {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from . import reference, weights
 from .backends import Backend, Tuning, choose
 from .plan import Plan
+from .watch import sharded
 
 Parameters = tuple[Tensor, Tensor | None, weights.Norm | None]
 """Of one convolution: weight, bias, norm; the arguments of :func:`weights.fold`."""
@@ -63,6 +65,12 @@ def call(
         x, *take_apart(parameters), list(plan.code), backend, winograd
     )
     return result
+
+
+def forget(weight: Tensor | None) -> None:
+    """Drops the packs of the module whose first weight this is: they may be stale unseen."""
+    if weight is not None and weight in _PACKS:
+        del _PACKS[weight]
 
 
 def take_apart(
@@ -134,7 +142,7 @@ def _module(
     code = tuple(plan)
     decoded = _plan(code)
     taken, tuning = _route(code, backend, winograd, x)
-    if any(t.is_inference() for t in tensors):  # their changes cannot be seen
+    if sharded() or any(t.is_inference() for t in tensors):  # changes cannot be seen
         packed = taken.pack(decoded, *_fold(tensors, present, eps, x.dtype), tuning)
         return taken.run(decoded, x, packed)
     key = (code, tuple(present), tuple(eps), taken.name, taken.settings(x), tuning)
@@ -150,13 +158,7 @@ def _module(
 
 
 def _fake(
-    x: Tensor,
-    tensors: list[Tensor],
-    present: list[int],
-    eps: list[float],
-    plan: list[int],
-    backend: str,
-    winograd: bool,
+    x: Tensor, tensors: list[Tensor], present: list[int], eps: list[float], plan: list[int], *_: Any
 ) -> Tensor:
     return reference.empty_output(_plan(tuple(plan)), x)
 

@@ -98,3 +98,37 @@ def test_compiled_module_sees_new_weights_and_keeps_its_pack(x):
         for parameter in module.parameters():
             parameter.mul_(1.25)
         torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_compiled_module_sees_statistics_of_a_training_forward(x):
+    """Batch norm updates its running statistics without a trace on the tensors."""
+    module = inception_fused.FusedInception.from_module(Branches(SPEC, batch_norm=True).eval())
+    compiled = torch.compile(module, fullgraph=True)
+    with torch.no_grad():
+        before = compiled(x)
+        module.train()
+        module(x * 3 + 1)
+        module.eval()
+        assert not torch.equal(compiled(x), before)
+        torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_refresh_reaches_compiled_graphs(x):
+    module = inception_fused.FusedInception.from_module(Branches(SPEC).eval())
+    compiled = torch.compile(module, fullgraph=True)
+    with torch.no_grad():
+        compiled(x)
+        for parameter in module.parameters():
+            parameter.data.mul_(2)  # cannot be seen
+        module.refresh()
+        torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_a_parametrized_weight_takes_the_original(x):
+    module = inception_fused.FusedInception.from_module(Branches(SPEC).eval())
+    with torch.no_grad():
+        expected = module(x)
+        first = next(m for m in module.modules() if isinstance(m, torch.nn.Conv2d))
+        torch.nn.utils.parametrizations.weight_norm(first)
+        torch.testing.assert_close(module(x), expected)
+    assert inception_fused.fusion.fusion_of(module).taken == "original"
