@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import emulated
-from compiled import build
+import native
 
 from inception_fused.plan import Plan
 
@@ -41,14 +41,16 @@ class Outcome:
 @functools.cache
 def program(sanitizer: str, few: bool) -> Path:
     """check.cpp built with "thread" or "address"; ``few``: only a 32x32 tile of float16."""
+    target = f"check_{sanitizer}{'_few' if few else ''}"
     defines = ("-DSIMT_FEW",) if few else ()
-    kernels = (*emulated.KERNELS, "tests/simt/check.cpp")
+    kernels = (*emulated.KERNELS, native.ROOT / "tests" / "simt" / "check.cpp")
+    sources = (*emulated.MACHINE, *kernels)
     if sanitizer == "thread":  # the emulator is not instrumented: it says what threads access
         watch = ("-fsanitize=thread",)
-        units = (*((s, ()) for s in emulated.MACHINE), *((s, watch) for s in kernels))
-        return build("check", units, ("-O1", "-g", "-DSIMT_TSAN", *defines), watch)
+        flags: tuple[str, ...] = ("-O1", "-g", "-DSIMT_TSAN", *defines)
+        return native.build(target, sources, flags, dict.fromkeys(kernels, watch), watch)
     flags = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
-    return build("check", tuple((s, ()) for s in (*emulated.MACHINE, *kernels)), (*flags, *defines))
+    return native.build(target, sources, (*flags, *defines))
 
 
 def check(

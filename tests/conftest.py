@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 
 import native
@@ -26,10 +25,4 @@ def mirror() -> ModuleType:
     """csrc/plan.h and the choice of CPU kernels, bound by tests/cpp/mirror.cpp."""
     sources = [native.ROOT / "tests" / "cpp" / "mirror.cpp"]
     kernels = [source for source in native.CPU if source.name.startswith("isa")]
-    path = native.build_module("mirror", sources + kernels)
-    spec = importlib.util.spec_from_file_location("mirror", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return native.load("mirror", sources + kernels, ["-O0"])

@@ -6,15 +6,12 @@ Every CUDA thread is a fiber, so that races, deadlocks and wrong accesses show o
 from __future__ import annotations
 
 import functools
-import importlib.util
-import sysconfig
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-import pybind11
+import native
 import torch
-from compiled import build
 from torch import Tensor
 
 from inception_fused import reference
@@ -32,31 +29,20 @@ DTYPES = {
 SM = 90
 
 MACHINE = tuple(
-    f"tests/simt/{name}.cpp" for name in ("emulator", "fiber", "matrix", "memory", "numbers")
+    native.ROOT / "tests" / "simt" / f"{name}.cpp"
+    for name in ("emulator", "fiber", "matrix", "memory", "numbers")
 )
 """The emulator itself."""
 
-KERNELS = ("tests/simt/emulated.cpp", "csrc/cuda/program.cpp")
+KERNELS = tuple(native.ROOT / path for path in ("tests/simt/emulated.cpp", "csrc/cuda/program.cpp"))
 """What it runs."""
 
 
 @functools.cache
 def library() -> ModuleType:
     """The extension module of tests/simt/bind.cpp."""
-    includes = tuple(
-        f"-isystem{path}" for path in (pybind11.get_include(), sysconfig.get_path("include"))
-    )
-    units = (
-        *((source, ()) for source in (*MACHINE, *KERNELS)),
-        ("tests/simt/bind.cpp", (*includes, "-fvisibility=hidden")),
-    )
-    path = build("simt_emulator.so", units, ("-O3", "-fPIC", "-shared"))
-    spec = importlib.util.spec_from_file_location("simt_emulator", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    binding = native.ROOT / "tests" / "simt" / "bind.cpp"
+    return native.load("simt_emulator", [*MACHINE, *KERNELS, binding], ["-O3"])
 
 
 def view(tensor: Tensor) -> tuple[int, list[int], list[int]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 
 from ninja.ninja_syntax import Writer
 
@@ -25,13 +27,21 @@ def object_of(result: Path, source: Path) -> Path:
     return result.with_name(f"{result.name}.d") / f"{name}.o"
 
 
-def build(target: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
+def build(
+    target: str,
+    sources: Sequence[Path],
+    flags: Sequence[str] = (),
+    own: Mapping[Path, Sequence[str]] = MappingProxyType({}),
+    link: Sequence[str] = (),
+) -> Path:
     """Compiles and links the sources; returns the file, ``build/tests/<target>``.
 
     Args:
         target: file name; the objects are beside it in ``<target>.d``.
         sources: C++ files below the repository's root.
         flags: for the compiler and the linker.
+        own: for the compiler, of one source alone.
+        link: for the linker alone.
 
     Raises:
         RuntimeError: the compiler's messages.
@@ -39,7 +49,7 @@ def build(target: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Pa
     result = ROOT / "build" / "tests" / target
     folder = result.with_name(f"{target}.d")
     folder.mkdir(parents=True, exist_ok=True)
-    includes = [f"-I{ROOT / 'csrc'}"]
+    includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'simt'}"]
     with (folder / "build.ninja").open("w") as file:
         ninja = Writer(file)
         ninja.variable("builddir", str(folder))
@@ -47,14 +57,16 @@ def build(target: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Pa
         ninja.variable("flags", [shlex.quote(f) for f in ("-std=c++20", *includes, *flags)])
         ninja.rule(
             "compile",
-            "$compiler $flags -MD -MF $out.d -c $in -o $out",
+            "$compiler $flags $own -MD -MF $out.d -c $in -o $out",
             depfile="$out.d",
             deps="gcc",
         )
-        ninja.rule("link", "$compiler $flags $in -o $out")
+        ninja.rule("link", f"$compiler $flags {shlex.join(link)} $in -o $out")
         objects = []
         for source in sources:
-            objects += ninja.build(str(object_of(result, source)), "compile", str(source))
+            variables = {"own": shlex.join(own.get(source, ()))}
+            place = str(object_of(result, source))
+            objects += ninja.build(place, "compile", str(source), variables=variables)
         ninja.build(str(result), "link", objects)
     jobs = os.environ.get("MAX_JOBS")
     done = subprocess.run(
@@ -68,11 +80,18 @@ def build(target: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Pa
     return result
 
 
-def build_module(name: str, sources: Sequence[Path]) -> Path:
-    """Builds a pybind11 module; returns the file to import it from."""
+def load(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> ModuleType:
+    """Builds and imports the pybind11 module that the sources define."""
     import pybind11
 
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     folders = (pybind11.get_include(), sysconfig.get_path("include"))
-    flags = ["-O0", "-fPIC", "-shared", *(f"-isystem{folder}" for folder in folders)]
-    return build(f"{name}{suffix}", sources, flags)
+    includes = [f"-isystem{folder}" for folder in folders]
+    shared = ["-fPIC", "-shared", "-fvisibility=hidden"]
+    path = build(f"{name}{suffix}", sources, [*flags, *shared, *includes])
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

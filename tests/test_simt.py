@@ -12,8 +12,8 @@ from functools import cache
 
 import pytest
 from checked import Site, check
-from compiled import ROOT
 from emulated import DTYPES
+from native import ROOT
 
 from inception_fused.plan import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Spec, Stage
