@@ -12,7 +12,7 @@ bench: .venv/installed
 test: .venv/installed
 	.venv/bin/python -m pytest
 
-# About an hour: the emulated kernels at every size, format, precision and seed, and sanitized.
+# Long: the emulated kernels at every size, format, precision and seed, and sanitized.
 test-full: .venv/installed
 	.venv/bin/python -m pytest -m "full or not full"
 

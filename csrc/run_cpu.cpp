@@ -132,8 +132,7 @@ Tensor empty_output(const Tensor& x, int64_t channels, Size size) {
       wants_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
-// The plan made ready for such an x and for `out`, or for an output of empty_output(). Only this
-// looks at the plan, so its errors come before anything is computed.
+// The plan made ready for such an x and for `out`, or for an output of empty_output().
 std::shared_ptr<const cpu::Prepared> prepare(const Tensor& x, const Tensor& pack,
                                              const std::vector<int64_t>& code, const Tensor* out) {
   require(pack.is_cpu(), "pack must be on the CPU, as x is");
@@ -181,7 +180,7 @@ void run_out_cpu(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
   x = direct(x);
   check_out(decode(code), x, out);
   const bool writable = is_direct(out);
-  const Tensor to = writable ? out : torch::stable::contiguous(out);
+  const Tensor to = writable ? out : empty_output(x, out.size(1), {out.size(2), out.size(3)});
   prepare(x, pack, code, &to)
       ->run(strided(x), strided(to), static_cast<const float*>(pack.const_data_ptr()), for_threads);
   if (!writable) torch::stable::copy_(out, to);
