@@ -13,8 +13,8 @@ _TILES = {(3, 3): (2, 4), (5, 5): (2,)}
 """Edges of the output tile by kernel; ``has_winograd`` of ``csrc/cpu/winograd.h``."""
 
 # Costs in multiply-adds, set by hand so that GoogLeNet's nine modules at batch 1 and 8 get what was
-# measured as fastest with AVX-512, but for 7x7 at batch 1: there the larger tile wins only while its
-# weights, more than twice as many, are in the cache, and a network leaves no difference.
+# measured as fastest with AVX-512, but for 7x7 at batch 1: there the larger tile wins only while
+# its weights, more than twice as many, are in the cache, and a network leaves no difference.
 _PER_WEIGHT = 8.0  # to fetch one, once per call
 _PER_INPUT = 6.0  # to transform one value of an input tile
 _PER_OUTPUT = 4.0  # and one product
