@@ -18,7 +18,7 @@ from inception_fused.bench.job import TOLERANCE
 from inception_fused.bench.peers import PEERS, Contestant
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 CONTESTANTS = [

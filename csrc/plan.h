@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -23,9 +25,13 @@ enum class Activation : int64_t {
 #include "kinds.def"
 };
 
-inline bool is_pool(Kind kind) { return kind == Kind::MAXPOOL || kind == Kind::AVGPOOL; }
+inline bool is_pool(Kind kind) {
+  return kind == Kind::MAXPOOL || kind == Kind::AVGPOOL || kind == Kind::AVGPOOL_INSIDE;
+}
 
-inline constexpr int64_t kFormat = 1;
+inline bool has_weight(Kind kind) { return kind == Kind::POINTWISE || kind == Kind::CONV; }
+
+inline constexpr int64_t kFormat = 2;
 inline constexpr double kMaxWeights = 0x1p40;  // elements of all weights of a plan
 inline constexpr int64_t kIn = 0;              // buffer index of the module's input
 inline constexpr int64_t kOut = 1;  // buffer index of the module's output; scratch follows
@@ -40,6 +46,7 @@ struct Window {  // pixels
   Size kernel{1, 1};
   Size stride{1, 1};
   Size padding{0, 0};
+  bool ceil_mode = false;  // of a pool: a last window that ends outside, but starts inside, counts
   bool operator==(const Window&) const = default;
   int64_t taps() const { return kernel.height * kernel.width; }
 };
@@ -53,7 +60,7 @@ struct Slice {  // channels [offset, offset + channels) of a buffer
 
 struct Destination {
   Slice slice;
-  int64_t weight = -1;  // index of the convolution, -1 for a pool
+  int64_t weight = -1;  // index of the convolution, -1 for anything else
   Activation activation = Activation::NONE;
 };
 
@@ -62,11 +69,21 @@ struct Pool {
   Window window;
 };
 
+// Channel c of a pixel is divided by (k + alpha / size * sum of squares) ** beta, the sum over the
+// `size` channels from c - size / 2 on that exist.
+struct Response {
+  int64_t size = 1;
+  float alpha = 0;
+  float beta = 0;
+  float k = 0;
+};
+
 struct Step {
   Kind kind = Kind::POINTWISE;
   Window window;
   int64_t wave = 0;
   std::optional<Pool> pre;  // a pool folded into the operand load of a pointwise step
+  Response response;        // of kind LRN
   Slice src;
   std::vector<Destination> dst;
 };
@@ -88,8 +105,12 @@ struct PlanError : std::invalid_argument {
 };
 
 inline Size output_size(const Window& window, Size in) {
-  const auto axis = [](int64_t n, int64_t k, int64_t s, int64_t p) {
-    return n + 2 * p < k ? 0 : (n + 2 * p - k) / s + 1;
+  const auto axis = [&](int64_t n, int64_t k, int64_t s, int64_t p) -> int64_t {
+    const int64_t reach = n + 2 * p - k;
+    if (!window.ceil_mode) return reach < 0 ? 0 : reach / s + 1;
+    if (reach <= -s) return 0;
+    const int64_t last = (reach + s - 1) / s;
+    return last * s >= n + p ? last : last + 1;
   };
   const Size out{axis(in.height, window.kernel.height, window.stride.height, window.padding.height),
                  axis(in.width, window.kernel.width, window.stride.width, window.padding.width)};
@@ -101,10 +122,16 @@ inline Size output_size(const Window& window, Size in) {
   return out;
 }
 
+// Of what a step writes, for a source of size `in`.
+inline Size output_size(const Step& step, Size in) {
+  if (step.kind == Kind::MEAN) return {1, 1};
+  return output_size(step.window, step.pre ? output_size(step.pre->window, in) : in);
+}
+
 inline int64_t Plan::weights() const {
   int64_t count = 0;
   for (const Step& step : steps) {
-    if (!is_pool(step.kind)) count += static_cast<int64_t>(step.dst.size());
+    if (has_weight(step.kind)) count += static_cast<int64_t>(step.dst.size());
   }
   return count;
 }
@@ -113,9 +140,7 @@ inline std::vector<Size> Plan::sizes(Size image) const {
   std::vector<Size> sizes(buffers.size());
   sizes[kIn] = image;
   for (const Step& step : steps) {
-    Size size = sizes[step.src.buffer];
-    if (step.pre) size = output_size(step.pre->window, size);
-    size = output_size(step.window, size);
+    const Size size = output_size(step, sizes[step.src.buffer]);
     for (const Destination& dst : step.dst) {
       Size& known = sizes[dst.slice.buffer];
       if (known != Size{} && known != size) {
@@ -187,19 +212,20 @@ inline void check(const Plan& plan) {
     check_slice("src", step.src, kOut);
     if (step.dst.empty()) fail(i, "has no destination");
 
-    const bool pool = is_pool(step.kind);
+    const bool weighted = has_weight(step.kind);
     const auto check_pool = [&](const Window& w) {
       if (2 * w.padding.height > w.kernel.height || 2 * w.padding.width > w.kernel.width) {
         fail(i, "the padding of a pool is more than half its kernel");
       }
     };
-    if (pool) check_pool(step.window);
-    if (!pool && (step.kind == Kind::POINTWISE) != (step.window == Window{})) {
+    if (is_pool(step.kind)) {
+      check_pool(step.window);
+    } else if ((step.kind != Kind::CONV) != (step.window == Window{}) || step.window.ceil_mode) {
       fail(i, "the kind does not go with the window");
     }
     if (step.pre) {
       if (step.kind != Kind::POINTWISE || !is_pool(step.pre->kind)) {
-        fail(i, "only a pointwise step can have a pool folded in");
+        fail(i, "only a pool can be folded in, and only into a pointwise step");
       }
       check_pool(step.pre->window);
     }
@@ -222,10 +248,12 @@ inline void check(const Plan& plan) {
         }
       }
       written.push_back({dst.slice, step.wave});
-      if (pool) {
+      if (!weighted) {
         if (dst.weight != -1 || dst.activation != Activation::NONE || step.dst.size() != 1 ||
             dst.slice.channels != step.src.channels) {
-          fail(i, "a pool has one destination with the channels of its source and no weight");
+          fail(i,
+               "what is no convolution has one destination with the channels of its source, and "
+               "no weight");
         }
       } else {
         if (dst.weight < 0 || dst.weight >= plan.weights() || weight_seen[dst.weight]) {
@@ -279,7 +307,26 @@ class Reader {
   Window window() {
     const Size kernel = size(1);
     const Size stride = size(1);
-    return {kernel, stride, size(0)};
+    const Size padding = size(0);
+    const int64_t ceil_mode = take();
+    if (ceil_mode < 0 || ceil_mode > (stride == Size{1, 1} ? 0 : 1)) {
+      throw PlanError(std::to_string(ceil_mode) + " is not a ceil_mode for this stride");
+    }
+    return {kernel, stride, padding, ceil_mode == 1};
+  }
+
+  float factor() {
+    const auto value = std::bit_cast<float>(static_cast<int32_t>(take()));
+    if (!(value >= 0) || std::isinf(value)) throw PlanError("a factor is out of range");
+    return value;
+  }
+
+  Response response() {
+    const int64_t size = take();
+    if (size < 1) throw PlanError("a size is out of range");
+    const float alpha = factor();
+    const float beta = factor();
+    return {size, alpha, beta, factor()};
   }
 
   Slice slice() {
@@ -342,6 +389,7 @@ inline Plan decode(std::span<const int64_t> code) {
       const Kind kind = ints.kind();
       step.pre = Pool{kind, ints.window()};
     }
+    if (step.kind == Kind::LRN) step.response = ints.response();
     step.src = ints.slice();
     step.dst.resize(static_cast<size_t>(ints.count()));
     for (Destination& dst : step.dst) {
@@ -361,7 +409,7 @@ inline std::vector<int64_t> encode(const Plan& plan) {
   const auto put = [&code](auto... values) { (code.push_back(static_cast<int64_t>(values)), ...); };
   const auto put_window = [&put](const Window& w) {
     put(w.kernel.height, w.kernel.width, w.stride.height, w.stride.width, w.padding.height,
-        w.padding.width);
+        w.padding.width, w.ceil_mode);
   };
   code.insert(code.end(), plan.buffers.begin(), plan.buffers.end());
   put(plan.steps.size());
@@ -374,6 +422,12 @@ inline std::vector<int64_t> encode(const Plan& plan) {
       put_window(step.pre->window);
     } else {
       put(-1);
+    }
+    if (step.kind == Kind::LRN) {
+      put(step.response.size);
+      for (float factor : {step.response.alpha, step.response.beta, step.response.k}) {
+        put(std::bit_cast<int32_t>(factor));
+      }
     }
     put(step.src.buffer, step.src.offset, step.src.channels, step.dst.size());
     for (const Destination& dst : step.dst) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from .plan import IN, OUT, Plan, Slice
+from .spec import Kind
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 """Types of x. float32 is computed in TF32 or as three TF32 products, as the pack says."""
@@ -28,6 +29,10 @@ def why_not(plan: Plan) -> str | None:
         where = f"step {number}"
         if step.kind.is_pool:
             return f"{where} is a pool that no 1x1 convolution follows"
+        if not step.kind.has_weight:
+            return f"{where} is of a kind that has no kernel"
+        if step.pre and step.pre.kind is Kind.AVGPOOL_INSIDE:
+            return f"{where} averages the pixels inside the image alone"
         if not step.window.keeps_size or (step.pre and not step.pre.window.keeps_size):
             return f"{where} has a window that changes the image size"
         if len(step.dst) > _MAX_DESTINATIONS:
@@ -55,7 +60,7 @@ def pack_elements(plan: Plan, dtype: torch.dtype, tf32: bool) -> int:
     vector = 16 // dtype.itemsize
     total = 16 if dtype is torch.float32 and not tf32 else 0
     for step in plan.steps:
-        if not step.kind.is_pool:
+        if step.kind.has_weight:
             columns = sum(-(-d.slice.channels // vector) * vector for d in step.dst)
             depth = -(-step.src.channels // vector)
             taps = step.window.kernel[0] * step.window.kernel[1]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from . import reference, weights
+from .lower import lower
 from .match import Match, Source, match
 from .outline import Outline
-from .plan import lower
 from .trace import Refused, all_modules, evaluating, names_in_code, places, trace
 
 _PROBES = (

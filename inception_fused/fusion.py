@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from . import graph, ops
 from .backends import Backend, Tuning, choose
 from .examine import fold_all, parameters_of
+from .lower import lower
 from .match import Match
-from .plan import lower
 from .trace import FUSION, all_modules
 from .watch import Watch, sharded
 

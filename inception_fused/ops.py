@@ -69,7 +69,7 @@ def cpu_pack_size(plan: Plan, tuning: Sequence[int] = ()) -> int:
     """Elements of a CPU pack: ``pack_layout(plan, tuning).size`` of ``csrc/cpu/pack.cpp``."""
     total = -(-len(plan.steps) // _GROUP) * _GROUP
     for step, tile in zip(plan.steps, tuning or [0] * len(plan.steps), strict=True):
-        if not step.kind.is_pool:
+        if step.kind.has_weight:
             columns = sum(-(-d.slice.channels // _GROUP) * _GROUP for d in step.dst)
             height, width = step.window.kernel
             taps = (tile + height - 1) ** 2 if tile else height * width

@@ -1,23 +1,24 @@
 """The lowered form of a module: buffers and steps. Every back end runs exactly this.
 
-Merging, slice layout, waves and the pool fold are decided here, once, by :func:`lower`; no back end
-knows the word "branch". :meth:`Plan.encode` gives the list of ints that crosses the operator
+Merging, slice layout, waves and the pool fold are decided once, by :func:`lower.lower`; no back
+end knows the word "branch". :meth:`Plan.encode` gives the list of ints that crosses the operator
 boundary; ``csrc/plan.h`` is the C++ mirror.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import prod
 
-from .spec import Activation, Branch, Convolution, Fork, Kind, Spec, Stage, Window
+from .spec import Activation, Convolution, Kind, Response, Stage, Window
 
 IN, OUT = 0, 1
 """Buffer indices of the module's input and output; scratch buffers follow."""
 
-FORMAT = 1
+FORMAT = 2
 """First int of an encoded plan; changes when the layout of the list does."""
 
 MAX_WEIGHTS = 2**40
@@ -39,7 +40,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a step writes. ``weight`` is the index of its convolution, -1 for a pool."""
+    """Where a step writes. ``weight`` is the index of its convolution, -1 for anything else."""
 
     slice: Slice
     weight: int = -1
@@ -68,10 +69,17 @@ class Step:
     dst: tuple[Destination, ...]
     wave: int
     pre: Pool | None = None
+    response: Response | None = None
 
     @property
     def out_channels(self) -> int:
         return sum(d.slice.channels for d in self.dst)
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what it writes, in pixels, for a source of this size."""
+        if self.pre:
+            size = self.pre.window.output_size(size)
+        return (1, 1) if self.kind is Kind.MEAN else self.window.output_size(size)
 
 
 @dataclass(frozen=True)
@@ -119,10 +127,7 @@ class Plan:
         sizes = [(0, 0)] * len(self.buffers)
         sizes[IN] = (height, width)
         for step in self.steps:
-            size = sizes[step.src.buffer]
-            if step.pre:
-                size = step.pre.window.output_size(size)
-            size = step.window.output_size(size)
+            size = step.output_size(sizes[step.src.buffer])
             for dst in step.dst:
                 known = sizes[dst.slice.buffer]
                 if known not in ((0, 0), size):
@@ -134,11 +139,11 @@ class Plan:
         return tuple(sizes)
 
     def macs(self, batch: int, height: int, width: int) -> int:
-        """Multiply-adds of direct convolution; pools and epilogues are not counted."""
+        """Multiply-adds of direct convolution; nothing else is counted."""
         sizes = self.sizes(height, width)
         total = 0
         for step in self.steps:
-            if not step.kind.is_pool:
+            if step.kind.has_weight:
                 rows, columns = sizes[step.dst[0].slice.buffer]
                 taps = step.window.kernel[0] * step.window.kernel[1]
                 total += batch * rows * columns * taps * step.src.channels * step.out_channels
@@ -153,6 +158,8 @@ class Plan:
                 code += [step.pre.kind, *_window_code(step.pre.window)]
             else:
                 code += [-1]
+            if step.response:
+                code += _response_code(step.response)
             code += [step.src.buffer, step.src.offset, step.src.channels, len(step.dst)]
             for d in step.dst:
                 code += [d.slice.buffer, d.slice.offset, d.slice.channels, d.weight, d.activation]
@@ -196,7 +203,7 @@ class Plan:
                 if any(_common(s, d.slice) for s, _ in written):
                     raise ValueError(f"{where}: writes a channel a second time")
                 written.append((d.slice, wave))
-                weights += [d.weight] if not step.kind.is_pool else []
+                weights += [d.weight] if step.kind.has_weight else []
         missing = self.buffers[OUT] - sum(s.channels for s, _ in written if s.buffer == OUT)
         if missing:
             raise ValueError(f"plan: {missing} output channels are never written")
@@ -214,7 +221,16 @@ def _common(a: Slice, b: Slice) -> int:
 
 
 def _window_code(window: Window) -> tuple[int, ...]:
-    return (*window.kernel, *window.stride, *window.padding)
+    return (*window.kernel, *window.stride, *window.padding, window.ceil_mode)
+
+
+_FACTORS = "<3f"  # alpha, beta and k of a response, whose bits are ints of the code
+_BITS = "<3i"
+
+
+def _response_code(response: Response) -> tuple[int, ...]:
+    factors = struct.pack(_FACTORS, response.alpha, response.beta, response.k)
+    return (response.size, *struct.unpack(_BITS, factors))
 
 
 class _Reader:
@@ -242,11 +258,18 @@ class _Reader:
         return value
 
     def window(self) -> Window:
-        v = [self.take() for _ in range(6)]
+        v = [self.take() for _ in range(7)]
         try:
-            return Window((v[0], v[1]), (v[2], v[3]), (v[4], v[5]))
+            window = Window((v[0], v[1]), (v[2], v[3]), (v[4], v[5]), bool(v[6]))
         except ValueError as error:
             raise ValueError(f"plan: {error}") from None
+        if window.ceil_mode != v[6]:
+            raise ValueError(f"plan: {v[6]} is not a ceil_mode for the stride {window.stride}")
+        return window
+
+    def response(self) -> Response:
+        size, *bits = (self.take() for _ in range(4))
+        return Response(size, *struct.unpack(_FACTORS, struct.pack(_BITS, *bits)))
 
 
 def _read_step(ints: _Reader) -> Step:
@@ -256,6 +279,7 @@ def _read_step(ints: _Reader) -> Step:
         wave = ints.take()
         pre = ints.take()
         pool = Pool(Kind(pre), ints.window()) if pre >= 0 else None
+        response = ints.response() if kind is Kind.LRN else None
         src = Slice(ints.take(), ints.take(), ints.take())
         dst = []
         for _ in range(ints.count("destinations")):
@@ -264,7 +288,7 @@ def _read_step(ints: _Reader) -> Step:
     except ValueError as error:
         text = str(error)
         raise ValueError(text if text.startswith("plan: ") else f"plan: {text}") from None
-    return Step(kind, window, src, tuple(dst), wave, pool)
+    return Step(kind, window, src, tuple(dst), wave, pool, response)
 
 
 def _check_step(step: Step, buffers: tuple[int, ...], where: str) -> None:
@@ -281,136 +305,19 @@ def _check_step(step: Step, buffers: tuple[int, ...], where: str) -> None:
         raise ValueError(f"{where}: has no destination")
     try:
         for d in step.dst:
-            channels = 0 if step.kind.is_pool else d.slice.channels
-            Stage(step.kind, channels, step.window, d.activation)
+            channels = d.slice.channels if step.kind.has_weight else 0
+            Stage(step.kind, channels, step.window, d.activation, step.response)
         if step.pre:
             Stage(step.pre.kind, 0, step.pre.window)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    if step.pre and step.kind is not Kind.POINTWISE:
-        raise ValueError(f"{where}: only a pointwise step can have a pool folded in")
-    if step.kind.is_pool and (
+    if step.pre and not (step.kind is Kind.POINTWISE and step.pre.kind.is_pool):
+        raise ValueError(f"{where}: only a pool can be folded in, and only into a pointwise step")
+    if not step.kind.has_weight and (
         len(step.dst) != 1 or step.dst[0].slice.channels != step.src.channels
     ):
-        raise ValueError(f"{where}: a pool has one destination with the channels of its source")
-    if any((d.weight < 0) != step.kind.is_pool for d in step.dst):
-        raise ValueError(f"{where}: convolutions have a weight index, pools have -1")
-
-
-def lower(spec: Spec) -> Plan:
-    """Lowers a spec: merges, lays out slices, assigns waves and folds pools.
-
-    * A pool directly before a 1x1 convolution becomes the operand load of that convolution.
-    * All 1x1 convolutions of one source (and one folded pool, or none) become one step.
-    * The n-th step of a branch is in wave n, so equal depths of all branches run together; the
-      branches of a fork go on counting.
-    * A pool before a fork is folded into the 1x1 convolutions behind it, too.
-    * Results that a later wave reads go to one scratch buffer per wave and image size.
-    """
-    lowering = _Lowering(spec)
-    for branch in spec.branches:
-        lowering.add(branch, Slice(IN, 0, spec.in_channels), (), 0)
-    return lowering.plan()
-
-
-class _Lowering:
-    def __init__(self, spec: Spec) -> None:
-        self._buffers = [spec.in_channels, spec.out_channels]
-        self._scratch: dict[object, int] = {}
-        self._merged: dict[object, list[Destination]] = {}
-        self._steps: list[tuple[Kind, Window, Slice, list[Destination], int, Pool | None]] = []
-        self._out_end = 0
-        self._weights = 0
-
-    def add(self, branch: Branch, src: Slice, geometry: tuple[Window, ...], wave: int) -> None:
-        """Adds the steps of a branch that reads src.
-
-        Args:
-            geometry: the windows that have changed the image size before.
-            wave: of the branch's first step.
-        """
-        fork = branch[-1] if isinstance(branch[-1], Fork) else None
-        stages = [item for item in branch if isinstance(item, Stage)]
-        # A pool before a fork is left to those of its branches that can fold it.
-        held = stages.pop() if fork and stages[-1].kind.is_pool else None
-        links = _fold_pools(stages)
-        for number, (stage, pool) in enumerate(links):
-            last = fork is None and number == len(links) - 1
-            src, geometry = self._link(stage, pool, src, geometry, wave, last)
-            wave += 1
-        if fork is None:
-            return
-        firsts = (b[0] for b in fork.branches)
-        folds = [isinstance(s, Stage) and s.kind is Kind.POINTWISE for s in firsts]
-        pooled = (src, geometry, wave)
-        if held and not all(folds):
-            pooled = (*self._link(held, None, src, geometry, wave, False), wave + 1)
-        for rest, fold in zip(fork.branches, folds, strict=True):
-            if held and fold:
-                self.add((held, *rest), src, geometry, wave)
-            else:
-                self.add(rest, *pooled)
-
-    def _link(
-        self,
-        stage: Stage,
-        pool: Pool | None,
-        src: Slice,
-        geometry: tuple[Window, ...],
-        wave: int,
-        last: bool,
-    ) -> tuple[Slice, tuple[Window, ...]]:
-        """Adds one step; returns where its result is, and the geometry of that."""
-        windows = (*([pool.window] if pool else []), stage.window)
-        geometry += tuple(w for w in windows if not w.keeps_size)
-        target = self._target(stage.out_channels or src.channels, geometry, wave, last)
-        self._step(stage, pool, src, target, wave)
-        return target, geometry
-
-    def _target(self, channels: int, geometry: object, wave: int, last: bool) -> Slice:
-        if last:
-            self._out_end += channels
-            return Slice(OUT, self._out_end - channels, channels)
-        key = (wave, geometry)
-        if key not in self._scratch:
-            self._scratch[key] = len(self._buffers)
-            self._buffers.append(0)
-        buffer = self._scratch[key]
-        self._buffers[buffer] += channels
-        return Slice(buffer, self._buffers[buffer] - channels, channels)
-
-    def _step(self, stage: Stage, pool: Pool | None, src: Slice, target: Slice, wave: int) -> None:
-        if stage.kind.is_pool:
-            dst = Destination(target)
-        else:
-            dst = Destination(target, self._weights, stage.activation)
-            self._weights += 1
-        merge_key = (src, pool)
-        if stage.kind is Kind.POINTWISE and merge_key in self._merged:
-            self._merged[merge_key].append(dst)
-            return
-        destinations = [dst]
-        if stage.kind is Kind.POINTWISE:
-            self._merged[merge_key] = destinations
-        self._steps.append((stage.kind, stage.window, src, destinations, wave, pool))
-
-    def plan(self) -> Plan:
-        steps = (
-            Step(kind, window, src, tuple(dst), wave, pool)
-            for kind, window, src, dst, wave, pool in sorted(self._steps, key=lambda s: s[4])
+        raise ValueError(
+            f"{where}: what is no convolution has one destination with the channels of its source"
         )
-        plan = Plan(tuple(self._buffers), tuple(steps))
-        plan.check()
-        return plan
-
-
-def _fold_pools(stages: Sequence[Stage]) -> list[tuple[Stage, Pool | None]]:
-    """The stages, each with the pool that its operand load takes over, if any."""
-    links: list[tuple[Stage, Pool | None]] = []
-    for stage in stages:
-        if stage.kind is Kind.POINTWISE and links and links[-1][0].kind.is_pool:
-            pooled, _ = links.pop()
-            links.append((stage, Pool(pooled.kind, pooled.window)))
-        else:
-            links.append((stage, None))
-    return links
+    if any((d.weight >= 0) != step.kind.has_weight for d in step.dst):
+        raise ValueError(f"{where}: convolutions have a weight index, others have -1")

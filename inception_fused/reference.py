@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .plan import IN, OUT, Plan, Pool, Slice
-from .spec import Activation, Kind, Window
+from .plan import IN, OUT, Plan, Pool, Slice, Step
+from .spec import Activation, Kind, Response, Window
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Floating-point types that :func:`run` takes."""
@@ -132,9 +132,8 @@ def backward(
             if dst.activation is Activation.RELU:
                 grad = aten.threshold_backward(grad, _narrow(buffers, dst.slice), 0)
             part: Tensor | None
-            if step.kind.is_pool:
-                pool = Pool(step.kind, step.window)
-                part = _pool_backward(pool, grad, operand, _pool(operand, pool)[1])
+            if not step.kind.has_weight:
+                part = _unweighted_backward(step, grad, operand)
             else:
                 part, grad_weights[dst.weight], grad_biases[dst.weight] = _conv_backward(
                     grad, operand, weights[dst.weight], step.window, mask
@@ -165,8 +164,8 @@ def _forward(
         if step.pre:
             operand, _ = _pool(operand, step.pre)
         for dst in step.dst:
-            if step.kind.is_pool:
-                value, _ = _pool(operand, Pool(step.kind, step.window))
+            if not step.kind.has_weight:
+                value = _unweighted(step, operand)
             else:
                 value = torch.conv2d(
                     operand,
@@ -188,10 +187,11 @@ def _narrow(buffers: Sequence[Tensor] | dict[int, Tensor], s: Slice) -> Tensor:
 def _pool(x: Tensor, pool: Pool) -> tuple[Tensor, Tensor | None]:
     """The pooled x and, of a max pool, the indices of the maxima."""
     w = pool.window
+    args = (x, w.kernel, w.stride, w.padding)
     if pool.kind is Kind.MAXPOOL:
-        value, indices = aten.max_pool2d_with_indices(x, w.kernel, w.stride, w.padding)
+        value, indices = aten.max_pool2d_with_indices(*args, (1, 1), w.ceil_mode)
         return value, indices
-    return aten.avg_pool2d(x, w.kernel, w.stride, w.padding), None
+    return aten.avg_pool2d(*args, w.ceil_mode, pool.kind is Kind.AVGPOOL), None
 
 
 def _pool_backward(pool: Pool, grad: Tensor, x: Tensor, indices: Tensor | None) -> Tensor:
@@ -199,10 +199,45 @@ def _pool_backward(pool: Pool, grad: Tensor, x: Tensor, indices: Tensor | None) 
     args = (grad, x, w.kernel, w.stride, w.padding)
     grad_x: Tensor
     if pool.kind is Kind.MAXPOOL:
-        grad_x = aten.max_pool2d_with_indices_backward(*args, (1, 1), False, indices)
+        grad_x = aten.max_pool2d_with_indices_backward(*args, (1, 1), w.ceil_mode, indices)
     else:
-        grad_x = aten.avg_pool2d_backward(*args, False, True, None)
+        grad_x = aten.avg_pool2d_backward(*args, w.ceil_mode, pool.kind is Kind.AVGPOOL, None)
     return grad_x
+
+
+def _unweighted(step: Step, x: Tensor) -> Tensor:
+    """The result of a step that is no convolution."""
+    if step.kind is Kind.MEAN:
+        return x.mean((2, 3), keepdim=True)
+    if step.response is not None:
+        scale = _response_scale(x, step.response)
+        return x * scale.pow(-step.response.beta)
+    return _pool(x, Pool(step.kind, step.window))[0]
+
+
+def _unweighted_backward(step: Step, grad: Tensor, x: Tensor) -> Tensor:
+    if step.kind is Kind.MEAN:
+        return grad.expand_as(x) / (x.shape[2] * x.shape[3])
+    if (r := step.response) is not None:
+        scale = _response_scale(x, r)
+        factor = scale.pow(-r.beta)
+        # Channel c is in the windows of the channels whose window, mirrored, holds them.
+        others = _channel_sums(grad * x * factor / scale, r.size, r.size - 1 - r.size // 2)
+        return grad * factor - (2 * r.alpha / r.size * r.beta) * x * others
+    pool = Pool(step.kind, step.window)
+    return _pool_backward(pool, grad, x, _pool(x, pool)[1])
+
+
+def _response_scale(x: Tensor, r: Response) -> Tensor:
+    return _channel_sums(x.square(), r.size, r.size // 2) * (r.alpha / r.size) + r.k
+
+
+def _channel_sums(x: Tensor, size: int, before: int) -> Tensor:
+    """The sum over the ``size`` channels from ``before`` channels before on that exist."""
+    padded = aten.constant_pad_nd(x, (0, 0, 0, 0, before, size - 1 - before))
+    return sum(  # type: ignore[no-any-return]
+        (padded.narrow(1, i, x.shape[1]) for i in range(1, size)), padded.narrow(1, 0, x.shape[1])
+    )
 
 
 def _conv_backward(

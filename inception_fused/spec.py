@@ -5,6 +5,8 @@ Only the standard library is needed here; nothing in this file knows torch, memo
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,10 +21,19 @@ class Kind(IntEnum):
     CONV = 1
     MAXPOOL = 2
     AVGPOOL = 3
+    AVGPOOL_INSIDE = 4
+    MEAN = 5
+    LRN = 6
 
     @property
     def is_pool(self) -> bool:
-        return self in (Kind.MAXPOOL, Kind.AVGPOOL)
+        """Whether it reduces a window of each channel."""
+        return self in (Kind.MAXPOOL, Kind.AVGPOOL, Kind.AVGPOOL_INSIDE)
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether it is a convolution; what is none keeps its channels and has no activation."""
+        return self in (Kind.POINTWISE, Kind.CONV)
 
 
 class Activation(IntEnum):
@@ -49,15 +60,22 @@ def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The sliding window of a convolution or a pool, each entry (height, width) in pixels."""
+    """The sliding window of a convolution or a pool, each entry (height, width) in pixels.
+
+    ``ceil_mode``: a last window of a pool that ends outside the image, padding included, counts if
+    it starts inside.
+    """
 
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
+    ceil_mode: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("kernel", 1), ("stride", 1), ("padding", 0)):
             object.__setattr__(self, name, _pair(name, getattr(self, name), least))
+        # With stride 1 there is no such window; equal windows compare equal.
+        object.__setattr__(self, "ceil_mode", bool(self.ceil_mode) and self.stride != (1, 1))
 
     @property
     def keeps_size(self) -> bool:
@@ -69,8 +87,8 @@ class Window:
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width after the window; ValueError if nothing is left."""
         height, width = (
-            (n + 2 * p - k) // s + 1
-            for n, k, s, p in zip(size, self.kernel, self.stride, self.padding, strict=True)
+            _windows(*axis, self.ceil_mode)
+            for axis in zip(size, self.kernel, self.stride, self.padding, strict=True)
         )
         if height < 1 or width < 1:
             raise ValueError(
@@ -80,29 +98,77 @@ class Window:
         return height, width
 
 
+def _windows(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
+    """How many windows fit into an axis of this size, in pixels."""
+    reach = size + 2 * padding - kernel
+    if not ceil_mode:
+        return reach // stride + 1
+    count = -(-reach // stride) + 1
+    return count - 1 if (count - 1) * stride >= size + padding else count
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Local response normalisation of each pixel across channels, as ``nn.LocalResponseNorm``.
+
+    Channel c is divided by ``(k + alpha / size * sum of squares) ** beta``, the sum over the
+    ``size`` channels from ``c - size // 2`` on that exist (ImageNet classification with deep
+    convolutional neural networks, section 3.3). The factors are rounded to float32.
+    """
+
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+    def __post_init__(self) -> None:
+        _natural("size", self.size, 1)
+        for name in ("alpha", "beta", "k"):
+            value = struct.unpack("f", struct.pack("f", getattr(self, name)))[0]
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+            object.__setattr__(self, name, abs(value))
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One link of a branch. ``out_channels`` is 0 for a pool, which keeps its channels."""
+    """One link of a branch. ``out_channels`` is 0 for what keeps its channels.
+
+    ``response`` belongs to kind LRN alone.
+    """
 
     kind: Kind
     out_channels: int
     window: Window = Window()
     activation: Activation = Activation.NONE
+    response: Response | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", Kind(self.kind))
         object.__setattr__(self, "activation", Activation(self.activation))
-        _natural("out_channels", self.out_channels, 0 if self.kind.is_pool else 1)
+        _natural("out_channels", self.out_channels, 1 if self.kind.has_weight else 0)
+        window = self.window
+        if not self.kind.has_weight and (self.out_channels or self.activation):
+            raise ValueError(f"kind {self.kind.name} has out_channels 0 and no activation")
+        if (self.kind is Kind.LRN) != (self.response is not None):
+            raise ValueError("a response is for kind LRN, which needs one")
         if self.kind.is_pool:
-            if self.out_channels or self.activation:
-                raise ValueError("a pool has out_channels 0 and no activation")
-            if any(2 * p > k for k, p in zip(self.window.kernel, self.window.padding, strict=True)):
+            if any(2 * p > k for k, p in zip(window.kernel, window.padding, strict=True)):
                 raise ValueError(
-                    f"padding {self.window.padding} of a pool must be at most half its kernel "
-                    f"{self.window.kernel}"
+                    f"padding {window.padding} of a pool must be at most half its kernel "
+                    f"{window.kernel}"
                 )
-        elif (self.kind is Kind.POINTWISE) != (self.window == Window()):
-            raise ValueError(f"kind {self.kind.name} does not go with {self.window}")
+        elif (self.kind is not Kind.CONV) != (window == Window()) or window.ceil_mode:
+            raise ValueError(f"kind {self.kind.name} does not go with {window}")
+
+    @property
+    def keeps_size(self) -> bool:
+        """True if the output has the input's height and width, whatever they are."""
+        return self.kind is not Kind.MEAN and self.window.keeps_size
+
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the output, in pixels; ValueError if nothing is left."""
+        return (1, 1) if self.kind is Kind.MEAN else self.window.output_size(size)
 
     @classmethod
     def conv(
@@ -130,12 +196,28 @@ class Stage:
         kernel: int | tuple[int, int] = 3,
         stride: int | tuple[int, int] = 1,
         padding: int | tuple[int, int] = 1,
+        ceil_mode: bool = False,
     ) -> Stage:
         """A pool; the default is the one inside the paper's modules (3x3, stride 1, same size)."""
         window = Window(
-            _pair("kernel", kernel, 1), _pair("stride", stride, 1), _pair("padding", padding, 0)
+            _pair("kernel", kernel, 1),
+            _pair("stride", stride, 1),
+            _pair("padding", padding, 0),
+            ceil_mode,
         )
         return cls(kind, 0, window)
+
+    @classmethod
+    def mean(cls) -> Stage:
+        """The average over the whole image, which leaves one pixel (``AdaptiveAvgPool2d(1)``)."""
+        return cls(Kind.MEAN, 0)
+
+    @classmethod
+    def local_response_norm(
+        cls, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+    ) -> Stage:
+        """Local response normalisation, see :class:`Response`."""
+        return cls(Kind.LRN, 0, response=Response(size, alpha, beta, k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +236,11 @@ class Convolution:
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """The end of a branch that splits: each of its branches reads what the stages before gave.
+    """Branches that read what the items before gave; the items behind read their concatenation.
 
     SqueezeNet's Fire module is one branch of a 1x1 stage and a fork into a 1x1 and a 3x3; the
-    last modules of Inception v3 fork into a 1x3 and a 3x1.
+    last modules of Inception v3 fork into a 1x3 and a 3x1; a network is one branch of stages and
+    forks in turn.
     """
 
     branches: tuple[Branch, ...]
@@ -167,7 +250,7 @@ class Fork:
 
 
 Branch: TypeAlias = tuple[Stage | Fork, ...]
-"""Stages, the first one first; the last item may be a fork, if a stage is before it."""
+"""Stages and forks, the first one first; not a fork alone."""
 
 
 def _branches(given: Iterable[Iterable[Stage | Fork]]) -> tuple[Branch, ...]:
@@ -176,8 +259,8 @@ def _branches(given: Iterable[Iterable[Stage | Fork]]) -> tuple[Branch, ...]:
         raise TypeError(f"branches must be sequences of Stage, got {branches!r}")
     if not branches or not all(branches):
         raise ValueError("branches must hold at least one branch of at least one stage each")
-    if any(isinstance(item, Fork) for b in branches for item in (b[0], *b[:-1])):
-        raise ValueError("a fork must be the last item of a branch and follow a stage")
+    if any(len(b) == 1 and isinstance(b[0], Fork) for b in branches):
+        raise ValueError("a fork must not be the only item of a branch, its branches can be there")
     return branches
 
 
@@ -199,18 +282,7 @@ class Spec:
     @property
     def branch_channels(self) -> tuple[int, ...]:
         """Channels that each branch adds to the concatenated output."""
-        return tuple(
-            sum(
-                next((s.out_channels for s in reversed(p) if not s.kind.is_pool), self.in_channels)
-                for p in _paths(branch)
-            )
-            for branch in self.branches
-        )
-
-    def paths(self) -> Iterator[tuple[Stage, ...]]:
-        """Every way from the input to the output, in the order of the output's channels."""
-        for branch in self.branches:
-            yield from _paths(branch)
+        return tuple(channels_behind(branch, self.in_channels) for branch in self.branches)
 
     def convolutions(self) -> Iterator[Convolution]:
         """Every convolution, branch by branch, first stage first: the order of the weights."""
@@ -271,13 +343,14 @@ class Spec:
         )
 
 
-def _paths(branch: Branch) -> Iterator[tuple[Stage, ...]]:
-    stages = tuple(item for item in branch if isinstance(item, Stage))
-    fork = branch[-1]
-    if isinstance(fork, Fork):
-        yield from (stages + rest for b in fork.branches for rest in _paths(b))
-    else:
-        yield stages
+def channels_behind(branch: Branch, channels: int) -> int:
+    """The channels that a branch gives whose input has ``channels``."""
+    for item in branch:
+        if isinstance(item, Fork):
+            channels = sum(channels_behind(b, channels) for b in item.branches)
+        else:
+            channels = item.out_channels or channels
+    return channels
 
 
 def _convolutions(branch: Branch, channels: int) -> Iterator[Convolution]:
@@ -285,9 +358,9 @@ def _convolutions(branch: Branch, channels: int) -> Iterator[Convolution]:
         if isinstance(item, Fork):
             for b in item.branches:
                 yield from _convolutions(b, channels)
-        elif not item.kind.is_pool:
+        elif item.kind.has_weight:
             yield Convolution(channels, item.out_channels, item.window.kernel)
-            channels = item.out_channels
+        channels = channels_behind((item,), channels)
 
 
 # The paper's Table 1: in, #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj.

@@ -18,7 +18,8 @@ from test_cpu import FORMATS, ODD, tensors
 import inception_fused
 from inception_fused import reference
 from inception_fused.backends import TABLE, choose
-from inception_fused.plan import IN, lower
+from inception_fused.lower import lower
+from inception_fused.plan import IN
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage
 
 OP = torch.ops.inception_fused

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inception_fused import reference
 from inception_fused.backends import TABLE
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Spec
 
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
@@ -121,7 +121,7 @@ def tiles(plan: Any, tuning: str) -> tuple[int, ...]:
     if tuning == "direct":
         return ()
     edge = {(3, 3): int(tuning[-1]), (5, 5): 2}
-    return tuple(0 if s.kind.is_pool else edge.get(s.window.kernel, 0) for s in plan.steps)
+    return tuple(0 if not s.kind.has_weight else edge.get(s.window.kernel, 0) for s in plan.steps)
 
 
 if __name__ == "__main__":

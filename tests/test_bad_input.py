@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from inception_fused import FusedInception, explain, fuse, models, reference
 from inception_fused.backends import TABLE
-from inception_fused.plan import OUT, Plan, lower
+from inception_fused.lower import lower
+from inception_fused.plan import OUT, Plan
 from inception_fused.spec import Kind, Spec, Stage, Window
 
 OP = torch.ops.inception_fused

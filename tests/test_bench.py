@@ -18,8 +18,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import inception_fused
+from inception_fused.lower import lower
 from inception_fused.models import Inception
-from inception_fused.plan import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 

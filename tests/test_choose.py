@@ -6,7 +6,7 @@ import emulated
 import pytest
 from emulated import DTYPES
 
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 BATCHES = (1, 8, 64, 256)

@@ -8,7 +8,7 @@ import targets
 import torch
 from emulated import DTYPES
 
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 CASES = [

@@ -14,7 +14,7 @@ import torch
 from nine import CPU, FORMATS, tensors
 
 from inception_fused import ops, reference
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, Activation, Fork, Kind, Spec, Stage
 
 OP = torch.ops.inception_fused

@@ -14,7 +14,8 @@ from torch._subclasses import FakeTensorMode
 
 from inception_fused import FusedInception, cuda, ops
 from inception_fused.backends import TABLE, Choice, choose
-from inception_fused.plan import IN, OUT, Destination, Plan, Slice, Step, lower
+from inception_fused.lower import lower
+from inception_fused.plan import IN, OUT, Destination, Plan, Slice, Step
 from inception_fused.spec import GOOGLENET, Kind, Spec, Stage, Window
 
 V1 = lower(GOOGLENET["3a"])

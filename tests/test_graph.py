@@ -8,8 +8,8 @@ import torch
 
 import inception_fused
 from inception_fused import graph, reference, weights
+from inception_fused.lower import lower
 from inception_fused.models import Branches
-from inception_fused.plan import lower
 from inception_fused.spec import Spec
 
 SPEC = Spec.v1(6, 4, 3, 5, 2, 4, 3)

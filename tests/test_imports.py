@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "inception_fused"
 LAYERS = (
     ("spec", "trace", "constant"),
     ("plan", "match", "models"),
+    ("lower",),
     ("reference", "weights", "tuning", "table", "outline", "cuda"),
     ("ops", "examine", "watch"),
     ("triton_kernels", "find"),

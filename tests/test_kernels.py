@@ -17,7 +17,7 @@ from strategies import specs
 from targets import CASES, EMULATED, FORMATS, PRECISIONS, run_poisoned
 
 from inception_fused import cuda
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Activation, Kind, Spec, Stage
 
 SEEDS = (0, 1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import specs
 
-from inception_fused.plan import FORMAT, IN, OUT, Destination, Plan, Pool, Slice, Step, lower
+from inception_fused.lower import lower
+from inception_fused.plan import FORMAT, IN, OUT, Destination, Plan, Pool, Slice, Step
 from inception_fused.spec import (
     GOOGLENET,
     GOOGLENET_SIZE,
@@ -20,9 +21,11 @@ from inception_fused.spec import (
     Branch,
     Fork,
     Kind,
+    Response,
     Spec,
     Stage,
     Window,
+    channels_behind,
 )
 
 RELU = Activation.RELU
@@ -116,16 +119,71 @@ def test_every_channel_is_written_once_and_read_only_in_a_later_wave(spec: Spec)
 
 
 @given(specs())
-def test_each_path_ends_in_its_own_slice_of_the_output(spec: Spec) -> None:
+def test_each_branch_ends_in_its_own_slice_of_the_output(spec: Spec) -> None:
     ends = sorted(
         (d.slice.offset, d.slice.channels)
         for step in lower(spec).steps
         for d in step.dst
         if d.slice.buffer == OUT
     )
-    last = [[s.out_channels for s in path if not s.kind.is_pool] for path in spec.paths()]
-    assert [channels for _, channels in ends] == [(w or [spec.in_channels])[-1] for w in last]
+
+    def last(branches: tuple[Branch, ...], channels: int) -> Iterator[int]:
+        for branch in branches:
+            before = channels_behind(branch[:-1], channels)
+            if isinstance(branch[-1], Fork):
+                yield from last(branch[-1].branches, before)
+            else:
+                yield branch[-1].out_channels or before
+
+    assert [channels for _, channels in ends] == [*last(spec.branches, spec.in_channels)]
     assert spec.out_channels == sum(channels for _, channels in ends)
+
+
+def test_a_network_is_one_branch_with_forks_in_it() -> None:
+    module = Spec.v1(6, 1, 2, 3, 2, 4, 2)
+    halve = Stage.pool(stride=2, ceil_mode=True)
+    branch = (
+        Stage.conv(6, 7, stride=2),
+        halve,
+        Stage.local_response_norm(),
+        Fork(module.branches),
+        halve,
+        Fork((*Spec.naive(10, 1, 2, 3).branches,)),
+        Stage.mean(),
+        Stage.conv(5, activation=Activation.NONE),
+    )
+    plan = lower(Spec(3, (branch,)))
+    # Of the first fork, its result and its reduces; of the second, its result and its input.
+    assert plan.buffers == (3, 5, 6, 6, 6, 10, 4, 16, 10, 16)
+    assert [(s.kind.name, s.wave, s.dst[0].slice.buffer) for s in plan.steps] == [
+        ("CONV", 0, 2),
+        ("MAXPOOL", 1, 3),
+        ("LRN", 2, 4),
+        ("POINTWISE", 3, 5),
+        ("POINTWISE", 3, 5),
+        ("CONV", 4, 5),
+        ("CONV", 4, 5),
+        ("MAXPOOL", 5, 8),
+        ("POINTWISE", 6, 7),
+        ("CONV", 6, 7),
+        ("CONV", 6, 7),
+        ("MAXPOOL", 6, 7),
+        ("MEAN", 7, 9),
+        ("POINTWISE", 8, 1),
+    ]
+    assert plan.sizes(64, 33)[-3:] == ((9, 5), (9, 5), (1, 1))
+
+
+def test_a_pool_that_makes_the_image_smaller_is_computed_once() -> None:
+    halve = Stage.pool(stride=2)
+    both = lower(Spec(5, ((halve, Fork(((Stage.conv(2),), (Stage.conv(3, 3),)))),)))
+    assert [(s.kind.name, bool(s.pre)) for s in both.steps] == [
+        ("MAXPOOL", False),
+        ("POINTWISE", False),
+        ("CONV", False),
+    ]
+    alone = lower(Spec(5, ((halve, Fork(((Stage.conv(2),), (Stage.conv(3),)))),)))
+    assert [(s.kind.name, bool(s.pre)) for s in alone.steps] == [("POINTWISE", True)]
 
 
 @given(specs())
@@ -144,7 +202,7 @@ def test_no_pool_directly_before_a_pointwise_convolution_is_left(spec: Spec) -> 
 @given(specs())
 def test_every_weight_is_used_once_in_the_spec_s_order_and_shape(spec: Spec) -> None:
     plan = lower(spec)
-    indices = [d.weight for s in plan.steps for d in s.dst if not s.kind.is_pool]
+    indices = [d.weight for s in plan.steps for d in s.dst if s.kind.has_weight]
     assert sorted(indices) == list(range(len(list(spec.convolutions()))))
     assert plan.convolutions() == tuple(spec.convolutions())
 
@@ -158,13 +216,23 @@ def test_multiply_adds_are_those_of_the_spec(spec: Spec, batch: int, height: int
             for item in branch:
                 if isinstance(item, Fork):
                     total += count(item.branches, at, depth)
+                    at = size_behind(item.branches[0], at)
+                    depth = channels_behind((item,), depth)
                     continue
-                at = item.window.output_size(at)
-                if not item.kind.is_pool:
+                at = item.output_size(at)
+                if item.kind.has_weight:
                     taps = item.window.kernel[0] * item.window.kernel[1]
                     total += at[0] * at[1] * taps * depth * item.out_channels
                     depth = item.out_channels
         return total
+
+    def size_behind(branch: Branch, size: tuple[int, int]) -> tuple[int, int]:
+        for item in branch:
+            if isinstance(item, Fork):
+                size = size_behind(item.branches[0], size)
+            else:
+                size = item.output_size(size)
+        return size
 
     expected = count(spec.branches, (height, width), spec.in_channels)
     assert lower(spec).macs(batch, height, width) == batch * expected
@@ -179,7 +247,10 @@ def from_mirror(plan: Any) -> Plan:
     """The plan that C++ holds, field by field."""
 
     def window(w: Any) -> Window:
-        return Window(w.kernel, w.stride, w.padding)
+        return Window(w.kernel, w.stride, w.padding, w.ceil_mode)
+
+    def response(r: Any) -> Response | None:
+        return Response(r.size, r.alpha, r.beta, r.k) if r else None
 
     def slice_(s: Any) -> Slice:
         return Slice(s.buffer, s.offset, s.channels)
@@ -196,6 +267,7 @@ def from_mirror(plan: Any) -> Plan:
                 ),
                 s.wave,
                 Pool(Kind(s.pre.kind), window(s.pre.window)) if s.pre else None,
+                response(s.response),
             )
             for s in plan.steps
         ),
@@ -351,7 +423,7 @@ def _broken(change: str) -> Plan:
         ("unsorted", "step 0: wave 1 follows wave 0"),
         ("weight twice", "weight indices must be 0 to 5"),
         ("writes the input", "step 3: dst buffer 0 cannot be used so"),
-        ("pool before 3x3", "step 2: only a pointwise step can have a pool folded in"),
+        ("pool before 3x3", "step 2: only a pool can be folded in"),
         ("outside its buffer", "step 3: dst channels 225 to 257 are not in buffer 1 of 256"),
         ("huge buffers", r"more than 2\^31 channels"),
         ("huge weights", r"more than 2\^40 elements"),

@@ -15,7 +15,7 @@ from checked import Site, check
 from emulated import DTYPES
 from native import ROOT
 
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Spec, Stage
 
 LAYOUTS = ("nhwc", "nchw")

@@ -70,12 +70,18 @@ def test_a_fork_ends_in_all_its_branches() -> None:
     fork = Fork([[Stage.conv(3, (1, 3))], [Stage.conv(4, (3, 1)), Stage.pool()], [Stage.pool()]])  # type: ignore[arg-type]
     spec = Spec(7, ((Stage.conv(2), fork), (Stage.pool(),)))
     assert spec.branch_channels == (3 + 4 + 2, 7)
-    assert [len(path) for path in spec.paths()] == [2, 3, 2, 1]
     assert [c.weight_shape for c in spec.convolutions()] == [
         (2, 7, 1, 1),
         (3, 2, 1, 3),
         (4, 2, 3, 1),
     ]
+
+
+def test_what_follows_a_fork_reads_all_its_branches() -> None:
+    fork = Fork(((Stage.conv(3),), (Stage.pool(),)))
+    spec = Spec(7, ((fork, Stage.mean(), fork, Stage.conv(4)),))
+    assert spec.out_channels == 4
+    assert [c.in_channels for c in spec.convolutions()] == [7, 10, 13]
 
 
 def test_equal_specs_are_equal_keys_whatever_sequences_they_were_made_of() -> None:
@@ -89,6 +95,8 @@ def test_equal_specs_are_equal_keys_whatever_sequences_they_were_made_of() -> No
         (Window((7, 7), (2, 2), (3, 3)), (224, 224), (112, 112)),
         (Window((3, 3), (1, 1), (1, 1)), (1, 9), (1, 9)),
         (Window((2, 4), (2, 3), (0, 1)), (5, 8), (2, 3)),
+        (Window((3, 3), (2, 2), (0, 0), True), (112, 5), (56, 2)),
+        (Window((2, 2), (3, 3), (1, 1), True), (4, 6), (2, 3)),  # the last would start in padding
     ],
 )
 def test_output_size(window: Window, size: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -105,7 +113,7 @@ def test_output_size(window: Window, size: tuple[int, int], expected: tuple[int,
         (lambda: Stage.conv(1, (3, 3, 3)), ValueError, "kernel must be an int or a pair"),  # type: ignore[arg-type]
         (lambda: Stage.conv(1, 3, stride=0), ValueError, "stride must be at least 1"),
         (lambda: Stage.pool(padding=2), ValueError, "at most half its kernel"),
-        (lambda: Stage(Kind.MAXPOOL, 4), ValueError, "a pool has out_channels 0"),
+        (lambda: Stage(Kind.MAXPOOL, 4), ValueError, "kind MAXPOOL has out_channels 0"),
         (lambda: Stage(Kind.CONV, 4), ValueError, "kind CONV does not go with"),
         (lambda: Stage(9, 4), ValueError, "9 is not a valid Kind"),  # type: ignore[arg-type]
         (
@@ -117,12 +125,11 @@ def test_output_size(window: Window, size: tuple[int, int], expected: tuple[int,
         (lambda: Spec(1, ()), ValueError, "at least one branch"),
         (lambda: Spec(1, ((Stage.conv(1),), ())), ValueError, "at least one stage"),
         (lambda: Spec(1, ((3,),)), TypeError, "sequences of Stage"),  # type: ignore[arg-type]
-        (lambda: Spec(1, ((Fork(((Stage.conv(1),),)),),)), ValueError, "follow a stage"),
-        (
-            lambda: Spec(1, ((Stage.conv(1), Fork(((Stage.pool(),),)), Stage.conv(1)),)),
-            ValueError,
-            "a fork must be the last item",
-        ),
+        (lambda: Spec(1, ((Fork(((Stage.conv(1),),)),),)), ValueError, "the only item of a branch"),
+        (lambda: Stage(Kind.LRN, 0), ValueError, "kind LRN, which needs one"),
+        (lambda: Stage(Kind.MEAN, 0, Window(3)), ValueError, "kind MEAN does not go with"),  # type: ignore[arg-type]
+        (lambda: Stage.local_response_norm(0), ValueError, "size must be at least 1"),
+        (lambda: Stage.local_response_norm(beta=-1.0), ValueError, "beta must be finite"),
         (lambda: Fork(((),)), ValueError, "at least one stage"),
         (lambda: Window(3).output_size((2, 5)), ValueError, "does not fit"),  # type: ignore[arg-type]
     ],

@@ -19,7 +19,8 @@ from inception_fused.triton_kernels.program import Layouts, View
 from strategies import specs
 
 import inception_fused
-from inception_fused.plan import IN, OUT, lower
+from inception_fused.lower import lower
+from inception_fused.plan import IN, OUT
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage
 
 

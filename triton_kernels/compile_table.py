@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 
-from ..plan import OUT, lower
+from ..lower import lower
+from ..plan import OUT
 from ..spec import GOOGLENET, GOOGLENET_SIZE
 from . import launch, problem, program
 from .choose import DEVICES, Device, Math, Tile, choose

@@ -133,6 +133,15 @@ def why_not(plan: Plan, images: int, height: int, width: int) -> str | None:
     if max(rows, default=0) > MAX_IMAGE:
         return f"an output channel has more than {MAX_IMAGE} weights"
     for number, step in enumerate(plan.steps):
+        if not (step.kind.has_weight or step.kind.is_pool):
+            return f"step {number} is of a kind that has no kernel"
+        pool = step.pre.kind if step.pre else step.kind
+        if pool is Kind.AVGPOOL_INSIDE:
+            return f"step {number} averages the pixels inside the image alone"
+        if step.kind is Kind.AVGPOOL and step.window.ceil_mode:
+            return f"step {number} is an average with ceil_mode"
+        if step.pre and step.pre.kind is Kind.AVGPOOL and step.pre.window.ceil_mode:
+            return f"step {number} is an average with ceil_mode"
         if len({d.slice.buffer for d in step.dst} - {OUT}) > 1:
             return f"step {number} writes two scratch buffers"
     return None
@@ -172,7 +181,7 @@ def _launch(step: Step, size: Size, packed: Layout) -> Launch:
         step.pre.kind if step.pre else step.kind if step.kind.is_pool else None,
         segments if pooled else (),
         () if pooled else segments,
-        not step.kind.is_pool,
+        step.kind.has_weight,
     )
 
 

@@ -42,11 +42,8 @@ void run_product(const Program& program, const Task& task, const Operands& opera
   const StepInfo& info = program.steps[task.step];
   const Place& from = program.places[step.src.buffer];
   const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
-  const int64_t depth = step.src.channels;
+  const int64_t channels = step.src.channels;
   const Size size = program.places[step.dst[0].slice.buffer].size;
-  // A pooled operand has one tap: itself.
-  const int64_t none = 0;
-  const int64_t* taps = step.pre ? &none : info.taps.data();
   const int tap_count = static_cast<int>(info.taps.size());
   std::vector<Rows> rows(info.targets.size());
   std::vector<const int64_t*> first_rows;
@@ -54,10 +51,10 @@ void run_product(const Program& program, const Task& task, const Operands& opera
 
   // Rows of A that stay in the second-level cache while all panels pass over them.
   constexpr int64_t kChunkBytes = 128 << 10;
-  const int64_t longest = step.pre
-                              ? kPoolChunk
-                              : std::clamp<int64_t>(kChunkBytes / (depth * int64_t{sizeof(float)}),
-                                                    kMaxRows, kMaxChunk);
+  const int64_t longest =
+      step.pre ? kPoolChunk
+               : std::clamp<int64_t>(kChunkBytes / (channels * int64_t{sizeof(float)}), kMaxRows,
+                                     kMaxChunk);
   const int64_t chunks = (task.last - task.first + longest - 1) / longest;
   const float* a[kMaxChunk];
   for (int64_t c = 0; c < chunks; ++c) {
@@ -65,13 +62,13 @@ void run_product(const Program& program, const Task& task, const Operands& opera
     const int64_t last = task.first + (c + 1) * (task.last - task.first) / chunks;
     const int count = static_cast<int>(last - first);
     if (step.pre) {
-      pool_pixels(program.kernels, *step.pre, from, src, depth, Cursor(size, first), count,
+      pool_pixels(program.kernels, *step.pre, from, src, channels, Cursor(size, first), count,
                   operands.own);
     }
     Cursor at(size, first);
     for (int i = 0; i < count; ++i, at.next()) {
       if (step.pre) {
-        a[i] = operands.own + i * depth;
+        a[i] = operands.own + i * channels;
       } else {
         a[i] = src + at.image * from.image + at.y * step.window.stride.height * from.row +
                at.x * step.window.stride.width * from.pixel;
@@ -90,9 +87,9 @@ void run_product(const Program& program, const Task& task, const Operands& opera
       int done = 0;
       for (int t = 0; t < tiles; ++t) {
         const int height = (t + 1) * count / tiles - done;
-        program.kernels.gemm({a + done, taps, operands.pack + panel.offset,
+        program.kernels.gemm({a + done, info.taps.data(), operands.pack + panel.offset,
                               operands.pack + pack.bias + panel.first_group * kGroup, columns,
-                              depth, tap_count, height, panel.groups});
+                              info.depth, tap_count, height, panel.groups});
         for (int g = 0; g < panel.groups; ++g) columns[g].row += height;
         done += height;
       }
@@ -165,7 +162,7 @@ void execute(const Program& program, const Task& task, const Operands& operands)
       return run_store(program, task, operands);
     case Task::Op::kStep: {
       const Step& step = program.plan.steps[task.step];
-      if (is_pool(step.kind)) return run_pool(program, task, operands);
+      if (!has_weight(step.kind)) return run_pool(program, task, operands);
       if (program.layout.steps[task.step].tile) return run_winograd(program, task, operands);
       return run_product(program, task, operands);
     }

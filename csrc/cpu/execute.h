@@ -60,7 +60,7 @@ struct Cursor {
 void pool_pixels(const Kernels& kernels, const Pool& pool, const Place& from, const float* base,
                  int64_t channels, Cursor at, int64_t count, float* dst);
 
-// The task of a pool of its own.
+// The task of a step without weights.
 void run_pool(const Program& program, const Task& task, const Operands& operands);
 
 // A convolution's task, by Winograd's algorithm.

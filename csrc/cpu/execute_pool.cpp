@@ -29,14 +29,15 @@ class PoolRow {
                             count, channels_, dst, dst_pixel);
       return;
     }
-    const float scale = 1.0f / static_cast<float>(window.taps());
     for (int64_t i = 0; i < count; ++i) {
       const int64_t left = (at.x + i) * window.stride.width - window.padding.width;
       const int taps = find_taps(at, left, left + window.kernel.width);
       if (pool_.kind == Kind::MAXPOOL) {
         kernels_.max_pool(tap_.data(), taps, channels_, dst + i * dst_pixel);
       } else {
-        kernels_.average_pool(tap_.data(), taps, channels_, scale, dst + i * dst_pixel);
+        const int64_t counted = pool_.kind == Kind::AVGPOOL_INSIDE ? taps : padded_taps(at.y, left);
+        kernels_.average_pool(tap_.data(), taps, channels_, 1.0f / static_cast<float>(counted),
+                              dst + i * dst_pixel);
       }
     }
   }
@@ -55,6 +56,16 @@ class PoolRow {
       }
     }
     return taps;
+  }
+
+  // The pixels of the window that are in the image or its padding: all but for ceil_mode.
+  int64_t padded_taps(int64_t y, int64_t left) const {
+    const Window& window = pool_.window;
+    const int64_t top = y * window.stride.height - window.padding.height;
+    const Size end{from_.size.height + window.padding.height,
+                   from_.size.width + window.padding.width};
+    return (std::min(top + window.kernel.height, end.height) - top) *
+           (std::min(left + window.kernel.width, end.width) - left);
   }
 
   const Kernels& kernels_;
@@ -80,13 +91,26 @@ void pool_pixels(const Kernels& kernels, const Pool& pool, const Place& from, co
 
 void run_pool(const Program& program, const Task& task, const Operands& operands) {
   const Step& step = program.plan.steps[task.step];
-  const Pool pool{step.kind, step.window};
   const Slice& slice = step.dst[0].slice;
+  const Place& from = program.places[step.src.buffer];
   const Place& to = program.places[slice.buffer];
   const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
   float* dst = base_of(program, slice.buffer, operands) + slice.offset;
-  PoolRow row(program.kernels, pool, program.places[step.src.buffer], src, step.src.channels);
   Cursor at(to.size, task.first);
+  if (step.kind == Kind::LRN) {
+    const Response& r = step.response;
+    for (int64_t i = task.first; i < task.last; ++i, at.next()) {
+      program.kernels.response(src + at.image * from.image + at.y * from.row + at.x * from.pixel,
+                               step.src.channels, r.size, r.alpha / static_cast<float>(r.size),
+                               r.beta, r.k, operands.own,
+                               dst + at.image * to.image + at.y * to.row + at.x * to.pixel);
+    }
+    return;
+  }
+  // An average over the image is one over a window of its size.
+  const bool mean = step.kind == Kind::MEAN;
+  const Pool pool{mean ? Kind::AVGPOOL : step.kind, mean ? Window{from.size} : step.window};
+  PoolRow row(program.kernels, pool, from, src, step.src.channels);
   for (int64_t i = task.first; i < task.last;) {
     const int64_t run = std::min(task.last - i, to.size.width - at.x);
     row(at, run, dst + at.image * to.image + at.y * to.row + at.x * to.pixel, to.pixel);

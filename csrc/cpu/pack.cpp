@@ -36,7 +36,7 @@ PackLayout pack_layout(const Plan& plan, std::span<const int64_t> tiles) {
                                   " cannot be computed in Winograd tiles of edge " +
                                   std::to_string(pack.tile));
     }
-    if (!is_pool(step.kind)) {
+    if (has_weight(step.kind)) {
       const int64_t points = points_of(step, pack.tile);
       pack.taps = pack.tile ? points * points : step.window.taps();
       for (const Destination& dst : step.dst) pack.groups += groups_of(dst.slice.channels);

@@ -27,7 +27,7 @@ struct Panel {
 struct StepPack {
   int64_t tile = 0;           // edge of Winograd's output tile; 0: direct
   int64_t taps = 0;           // products per depth and column
-  int groups = 0;             // 0 for a pool
+  int groups = 0;             // 0 where there is no weight
   int64_t bias = 0;           // offset in elements from the start of the pack
   std::vector<Panel> panels;  // in column order
 };

@@ -77,6 +77,43 @@ static void average_pool(const float* const* tap, int taps, int64_t channels, fl
   }
 }
 
+// The square root of every lane. Not a builtin, which would check for negative numbers.
+static inline Vector square_root(Vector v) {
+#if defined(__AVX512F__)
+  asm("vsqrtps %0, %0" : "+v"(v));
+#elif defined(__AVX2__)
+  asm("vsqrtps %0, %0" : "+x"(v));
+#else
+  for (int i = 0; i < kLanes; ++i) v[i] = __builtin_sqrtf(v[i]);
+#endif
+  return v;
+}
+
+static void response(const float* src, int64_t channels, int64_t size, float scale, float beta,
+                     float k, float* squares, float* dst) {
+  const int64_t before = size / 2;
+  for (int64_t i = 0; i < before; ++i) squares[i] = 0;
+  for (int64_t c = 0; c < channels; ++c) squares[before + c] = src[c] * src[c];
+  for (int64_t i = before + channels; i < channels + size + 16; ++i) squares[i] = 0;
+  for (int64_t c = 0; c < channels; c += kLanes) {
+    Vector sum = load(squares + c);
+    for (int64_t i = 1; i < size; ++i) sum += load(squares + c + i);
+    sum = splat(k) + splat(scale) * sum;
+    Vector divisor;
+    if (beta == 0.75f) {
+      const Vector root = square_root(sum);
+      divisor = root * square_root(root);
+    } else {
+      for (int i = 0; i < kLanes; ++i) divisor[i] = __builtin_powf(sum[i], beta);
+    }
+    if (c + kLanes <= channels) {
+      store(dst + c, load(src + c) / divisor);
+    } else {
+      for (int64_t i = 0; i < channels - c; ++i) dst[c + i] = src[c + i] / divisor[i];
+    }
+  }
+}
+
 #if defined(__clang__)
 #define INCEPTION_FUSED_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else

@@ -15,7 +15,7 @@ int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to;
 
 // Tiles of a convolution's output.
 Size tiles_of(const Step& step, int64_t tile, Size in) {
-  const Size out = output_size(step.window, in);
+  const Size out = output_size(step, in);
   return {(out.height + tile - 1) / tile, (out.width + tile - 1) / tile};
 }
 
@@ -44,9 +44,8 @@ Place place_of(const Strided& tensor, Size size) {
 
 constexpr double kMaxScratch = 0x1p50;  // elements
 
-// Lays the buffer out in scratch, from element `start` on; returns the element after it.
-int64_t place_in_scratch(Place& place, int64_t channels, Size size, Size border, int64_t images,
-                         int64_t start) {
+// Lays the buffer out in scratch, from element 0 on; returns its elements.
+int64_t place_in_scratch(Place& place, int64_t channels, Size size, Size border, int64_t images) {
   const auto padded = [](int64_t n, int64_t border) {
     return static_cast<double>(n) + 2 * static_cast<double>(border);
   };
@@ -64,8 +63,41 @@ int64_t place_in_scratch(Place& place, int64_t channels, Size size, Size border,
   place.pixel = channels;
   place.row = (size.width + 2 * border.width) * channels;
   place.image = (size.height + 2 * border.height) * place.row;
-  place.offset = start + border.height * place.row + border.width * place.pixel;
-  return start + round_up(images * place.image, kAlignment / sizeof(float));
+  place.offset = border.height * place.row + border.width * place.pixel;
+  return round_up(images * place.image, kAlignment / sizeof(float));
+}
+
+// A buffer's part of scratch, and the waves in which it is needed.
+struct Life {
+  int64_t buffer;
+  int64_t first_wave;
+  int64_t last_wave;
+  int64_t elements;
+  int64_t start = 0;
+};
+
+// Gives every buffer a start so that no two of one wave overlap; returns the elements needed.
+// Large ones first, each as low as it fits.
+int64_t assign(std::vector<Life>& lives) {
+  std::stable_sort(lives.begin(), lives.end(),
+                   [](const Life& a, const Life& b) { return a.elements > b.elements; });
+  int64_t total = 0;
+  std::vector<const Life*> placed;  // by start
+  for (Life& life : lives) {
+    for (const Life* other : placed) {
+      const bool together =
+          life.first_wave <= other->last_wave && other->first_wave <= life.last_wave;
+      if (together && life.start + life.elements > other->start) {
+        life.start = std::max(life.start, other->start + other->elements);
+      }
+    }
+    total = std::max(total, life.start + life.elements);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), &life,
+                         [](const Life* a, const Life* b) { return a->start < b->start; }),
+        &life);
+  }
+  return total;
 }
 
 // Elements of transformed tiles that stay in the second-level cache while the weights pass.
@@ -81,11 +113,14 @@ StepInfo info_of(const Step& step, const StepPack& pack, const Kernels& kernels,
     info.chunk = std::max<int64_t>(1, kTransformed / (pack.taps * info.v_pitch * rows)) * rows;
   }
   const Window& window = step.window;
-  const bool taps = !is_pool(step.kind) && !pack.tile;
-  for (int64_t y = 0; taps && y < window.kernel.height; ++y) {
-    for (int64_t x = 0; x < window.kernel.width; ++x) {
-      info.taps.push_back((y - window.padding.height) * from.row +
-                          (x - window.padding.width) * from.pixel);
+  if (has_weight(step.kind) && !pack.tile) {
+    const int64_t joined = from.pixel == step.src.channels && !step.pre ? window.kernel.width : 1;
+    info.depth = joined * step.src.channels;
+    for (int64_t y = 0; y < window.kernel.height; ++y) {
+      for (int64_t x = 0; x < window.kernel.width; x += joined) {
+        info.taps.push_back((y - window.padding.height) * from.row +
+                            (x - window.padding.width) * from.pixel);
+      }
     }
   }
   for (const Destination& dst : step.dst) {
@@ -109,10 +144,12 @@ void cut_rows(std::vector<Task>& tasks, Task task, int64_t rows, int64_t parts, 
 }
 
 // Of one output pixel or one of Winograd's tiles, for some of the columns; in multiply-adds.
-double cost_of(const Step& step, const StepPack& pack, double columns) {
+double cost_of(const Step& step, const StepPack& pack, Size from, double columns) {
   const auto depth = static_cast<double>(step.src.channels);
-  const auto taps = static_cast<double>(is_pool(step.kind) ? step.window.taps() : pack.taps);
-  if (is_pool(step.kind)) return 2 * depth * taps;
+  if (is_pool(step.kind)) return 2 * depth * static_cast<double>(step.window.taps());
+  if (step.kind == Kind::MEAN) return 2 * depth * static_cast<double>(from.height * from.width);
+  if (step.kind == Kind::LRN) return 2 * depth * static_cast<double>(step.response.size + 8);
+  const auto taps = static_cast<double>(pack.taps);
   double cost = taps * depth * columns;
   // A pool's loads and comparisons cost about as much as two columns of the product.
   if (step.pre) cost += 2 * depth * static_cast<double>(step.pre->window.taps());
@@ -168,8 +205,9 @@ void cut_step(std::vector<Task>& tasks, const Program& program, int index, int64
           columns += pack.panels[i].groups * kGroup;
         }
       }
-      task.cost = cost_of(step, pack, static_cast<double>(columns)) *
-                  static_cast<double>(task.last - task.first);
+      task.cost =
+          cost_of(step, pack, program.places[step.src.buffer].size, static_cast<double>(columns)) *
+          static_cast<double>(task.last - task.first);
       tasks.push_back(task);
     }
   }
@@ -187,6 +225,7 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
                  const Strided& x, const Strided& out, int64_t images_, int parts)
     : plan(plan_), layout(layout_), kernels(kernels_), images(images_) {
   const std::vector<Size> sizes = plan.sizes(x.image());
+  std::vector<Life> lives;
   places.resize(plan.buffers.size());
   places[kIn] = place_of(x, sizes[kIn]);
   places[kOut] = place_of(out, sizes[kOut]);
@@ -195,15 +234,34 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
     const bool direct =
         (b == kIn && x.channels_last() && border == Size{}) || (b == kOut && out.channels_last());
     if (!direct) {
-      scratch = place_in_scratch(places[b], plan.buffers[b], sizes[b], border, images, scratch);
+      const int64_t elements =
+          place_in_scratch(places[b], plan.buffers[b], sizes[b], border, images);
+      // Loading x and storing out are waves of their own.
+      lives.push_back({b, b == kIn ? -1 : plan.waves(), b == kOut ? plan.waves() : -1, elements});
     }
   }
+  for (Life& life : lives) {
+    for (const Step& step : plan.steps) {
+      const auto used = [&](int64_t buffer) {
+        if (buffer != life.buffer) return;
+        life.first_wave = std::min(life.first_wave, step.wave);
+        life.last_wave = std::max(life.last_wave, step.wave);
+      };
+      used(step.src.buffer);
+      for (const Destination& dst : step.dst) used(dst.slice.buffer);
+    }
+  }
+  scratch = assign(lives);
+  for (const Life& life : lives) places[life.buffer].offset += life.start;
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
     const StepPack& pack = layout.steps[i];
     const StepInfo& info =
         steps.emplace_back(info_of(step, pack, kernels, places[step.src.buffer]));
     if (step.pre) own.pooled = std::max(own.pooled, kPoolChunk * step.src.channels);
+    if (step.kind == Kind::LRN) {
+      own.pooled = std::max(own.pooled, step.src.channels + step.response.size + kGroup);
+    }
     if (pack.tile) {
       own.v = std::max(own.v, pack.taps * v_plane(info));
       own.m = std::max(own.m, pack.taps * m_plane(info.chunk, kMaxGroups));
@@ -243,8 +301,8 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
     }
     std::stable_sort(tasks.begin() + (wave_end.empty() ? 0 : wave_end.back()), tasks.end(),
                      [](const Task& a, const Task& b) { return a.position < b.position; });
-    if (wave == 0) {
-      for (int64_t b = kOut + 1; b < static_cast<int64_t>(places.size()); ++b) add_border(b);
+    for (const Life& life : lives) {
+      if (life.first_wave == wave) add_border(life.buffer);
     }
     end_wave();
   }

@@ -51,7 +51,10 @@ struct Task {
 
 // What every task of a step needs to know.
 struct StepInfo {
-  std::vector<int64_t> taps;     // of a direct convolution: offsets in the source buffer, elements
+  // Of a direct convolution: offsets in the source buffer, in elements, and how many neighbours
+  // each stands for. Where pixels lie without gaps, a whole row of the kernel is one tap.
+  std::vector<int64_t> taps;
+  int64_t depth = 0;
   std::vector<int64_t> targets;  // the buffers it writes, each once
   Size tiles;                    // Winograd's, per image
   int64_t chunk = 0;             // tiles that are transformed at a time
@@ -60,7 +63,7 @@ struct StepInfo {
 
 // Parts of the memory that a thread has for itself while it runs a program, in elements.
 struct Own {
-  int64_t pooled = 0;  // pooled rows
+  int64_t pooled = 0;  // pooled rows, or the squares of a pixel's channels
   int64_t v = 0;       // Winograd's transformed input tiles
   int64_t m = 0;       // and their products with the weights
   int64_t zeros = 0;   // the pixels outside the image

@@ -7,6 +7,7 @@ static constexpr Kernels table(const char* name) {
           max_pool,
           max_pool_row,
           average_pool,
+          response,
           transpose,
           {{4, winograd_input<4>, winograd_output<4, 2>},
            {6, winograd_input<6>, winograd_output<6, 4>},

@@ -197,6 +197,10 @@ std::optional<std::string> why_not(const Plan& plan) {
     const Step& step = plan.steps[i];
     const std::string where = "step " + std::to_string(i) + " ";
     if (is_pool(step.kind)) return where + "is a pool that no 1x1 convolution follows";
+    if (!has_weight(step.kind)) return where + "is of a kind that has no kernel";
+    if (step.pre && step.pre->kind == Kind::AVGPOOL_INSIDE) {
+      return where + "averages the pixels inside the image alone";
+    }
     if (!keeps_size(step.window) || (step.pre && !keeps_size(step.pre->window))) {
       return where + "has a window that changes the image size";
     }

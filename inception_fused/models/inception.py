@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from ..spec import Activation, Branch, Fork, Kind, Spec, Stage
+from ..spec import Activation, Branch, Fork, Kind, Spec, Stage, channels_behind
 
 
 class ConvUnit(nn.Sequential):
@@ -51,7 +51,7 @@ class Branches(nn.Module):
 
 
 class ForkUnit(nn.Module):
-    """The end of a branch that splits; its outputs are concatenated."""
+    """A fork: its branches read one tensor, their outputs are concatenated."""
 
     def __init__(self, in_channels: int, fork: Fork, batch_norm: bool = False) -> None:
         super().__init__()
@@ -101,16 +101,25 @@ def _layers(branches: tuple[Branch, ...], in_channels: int, batch_norm: bool) ->
         for item in branch:
             if isinstance(item, Fork):
                 layers.append(ForkUnit(channels, item, batch_norm))
-            elif item.kind.is_pool:
-                layers.append(_pool(item))
-            else:
+            elif item.kind.has_weight:
                 layers.append(ConvUnit(channels, item, batch_norm))
-                channels = item.out_channels
+            else:
+                layers.append(_layer(item))
+            channels = channels_behind((item,), channels)
         made.append(layers)
     return made
 
 
-def _pool(stage: Stage) -> nn.Module:
-    pool = nn.MaxPool2d if stage.kind is Kind.MAXPOOL else nn.AvgPool2d
+def _layer(stage: Stage) -> nn.Module:
+    """The layer of a stage without weights."""
+    if (r := stage.response) is not None:
+        return nn.LocalResponseNorm(r.size, r.alpha, r.beta, r.k)
+    if stage.kind is Kind.MEAN:
+        return nn.AdaptiveAvgPool2d(1)
     window = stage.window
-    return pool(window.kernel, window.stride, window.padding)
+    args = (window.kernel, window.stride, window.padding)
+    if stage.kind is Kind.MAXPOOL:
+        return nn.MaxPool2d(*args, ceil_mode=window.ceil_mode)
+    return nn.AvgPool2d(
+        *args, ceil_mode=window.ceil_mode, count_include_pad=stage.kind is Kind.AVGPOOL
+    )

@@ -79,9 +79,7 @@ void in_turn(int threads, const std::function<void(int)>& body) {
   for (int i = 0; i < threads; ++i) body(i);
 }
 
-bool is_exact(Kind kind, const Window& window) {
-  return kind != Kind::AVGPOOL || (window.taps() & (window.taps() - 1)) == 0;
-}
+bool is_exact(Kind kind) { return kind == Kind::MAXPOOL || has_weight(kind); }
 
 }  // namespace
 
@@ -111,8 +109,7 @@ Problem::Problem(const Plan& plan, int64_t batch, Size image, unsigned seed)
   expected_ = result.output;
   exact_ = result.largest < kExact;
   for (const Step& step : plan.steps) {
-    exact_ = exact_ && is_exact(step.kind, step.window) &&
-             (!step.pre || is_exact(step.pre->kind, step.pre->window));
+    exact_ = exact_ && is_exact(step.kind) && (!step.pre || is_exact(step.pre->kind));
   }
   tolerance_ = 4e-6 * std::max(result.largest, 1.0);
 }

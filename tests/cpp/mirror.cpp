@@ -48,7 +48,13 @@ PYBIND11_MODULE(mirror, m) {
   py::class_<Window>(m, "Window")
       .def_property_readonly("kernel", [](const Window& w) { return pair(w.kernel); })
       .def_property_readonly("stride", [](const Window& w) { return pair(w.stride); })
-      .def_property_readonly("padding", [](const Window& w) { return pair(w.padding); });
+      .def_property_readonly("padding", [](const Window& w) { return pair(w.padding); })
+      .def_readonly("ceil_mode", &Window::ceil_mode);
+  py::class_<Response>(m, "Response")
+      .def_readonly("size", &Response::size)
+      .def_readonly("alpha", &Response::alpha)
+      .def_readonly("beta", &Response::beta)
+      .def_readonly("k", &Response::k);
   py::class_<Slice>(m, "Slice")
       .def_readonly("buffer", &Slice::buffer)
       .def_readonly("offset", &Slice::offset)
@@ -66,6 +72,11 @@ PYBIND11_MODULE(mirror, m) {
       .def_readonly("window", &Step::window)
       .def_readonly("wave", &Step::wave)
       .def_readonly("pre", &Step::pre)
+      .def_property_readonly("response",
+                             [](const Step& s) {
+                               return s.kind == Kind::LRN ? std::optional(s.response)
+                                                          : std::nullopt;
+                             })
       .def_readonly("src", &Step::src)
       .def_readonly("dst", &Step::dst);
   py::class_<Plan>(m, "Plan")

@@ -32,17 +32,48 @@ void for_taps(const Window& w, Image& image, int64_t c, int64_t y, int64_t x, co
   }
 }
 
+// The pixels of the window at output pixel (y, x) that are in the image or in its padding.
+int64_t padded_taps(const Window& w, Size size, int64_t y, int64_t x) {
+  const auto count = [](int64_t n, int64_t at, int64_t k, int64_t s, int64_t p) {
+    int64_t found = 0;
+    for (int64_t i = at * s - p; i < at * s - p + k; ++i) found += i < n + p;
+    return found;
+  };
+  return count(size.height, y, w.kernel.height, w.stride.height, w.padding.height) *
+         count(size.width, x, w.kernel.width, w.stride.width, w.padding.width);
+}
+
+Image respond(const Response& r, Image& from) {
+  Image to(from.channels, from.size);
+  for (int64_t y = 0; y < to.size.height; ++y) {
+    for (int64_t x = 0; x < to.size.width; ++x) {
+      for (int64_t c = 0; c < to.channels; ++c) {
+        double sum = 0;
+        for (int64_t i = c - r.size / 2; i < c - r.size / 2 + r.size; ++i) {
+          if (i >= 0 && i < to.channels) sum += from.at(i, y, x) * from.at(i, y, x);
+        }
+        const double scale = r.k + r.alpha / static_cast<double>(r.size) * sum;
+        to.at(c, y, x) = from.at(c, y, x) / std::pow(scale, static_cast<double>(r.beta));
+      }
+    }
+  }
+  return to;
+}
+
 Image pool(Kind kind, const Window& w, Image& from) {
   Image to(from.channels, output_size(w, from.size));
   for (int64_t c = 0; c < to.channels; ++c) {
     for (int64_t y = 0; y < to.size.height; ++y) {
       for (int64_t x = 0; x < to.size.width; ++x) {
         double sum = 0, most = -std::numeric_limits<double>::infinity();
+        int64_t inside = 0;
         for_taps(w, from, c, y, x, [&](int64_t, double v) {
           sum += v;
           most = std::max(most, v);
+          ++inside;
         });
-        to.at(c, y, x) = kind == Kind::MAXPOOL ? most : sum / static_cast<double>(w.taps());
+        const int64_t counted = kind == Kind::AVGPOOL ? padded_taps(w, from.size, y, x) : inside;
+        to.at(c, y, x) = kind == Kind::MAXPOOL ? most : sum / static_cast<double>(counted);
       }
     }
   }
@@ -71,6 +102,15 @@ Image convolve(const Window& w, Image& from, const Destination& dst,
   return to;
 }
 
+Image compute(const Step& step, const Destination& dst, Image& src,
+              const std::vector<std::vector<float>>& weights,
+              const std::vector<std::vector<float>>& biases, double& largest) {
+  if (is_pool(step.kind)) return pool(step.kind, step.window, src);
+  if (step.kind == Kind::MEAN) return pool(Kind::AVGPOOL_INSIDE, Window{src.size}, src);
+  if (step.kind == Kind::LRN) return respond(step.response, src);
+  return convolve(step.window, src, dst, weights[dst.weight], biases[dst.weight], largest);
+}
+
 Image slice(const Image& from, const Slice& s) {
   Image to(s.channels, from.size);
   const int64_t pixels = from.size.height * from.size.width;
@@ -94,10 +134,7 @@ Result naive(const Plan& plan, int64_t batch, Size image, const std::vector<floa
       Image src = slice(buffers[step.src.buffer], step.src);
       if (step.pre) src = pool(step.pre->kind, step.pre->window, src);
       for (const Destination& dst : step.dst) {
-        const Image value = is_pool(step.kind)
-                                ? pool(step.kind, step.window, src)
-                                : convolve(step.window, src, dst, weights[dst.weight],
-                                           biases[dst.weight], result.largest);
+        const Image value = compute(step, dst, src, weights, biases, result.largest);
         Image& to = buffers[dst.slice.buffer];
         const int64_t first = dst.slice.offset * to.size.height * to.size.width;
         std::copy(value.data.begin(), value.data.end(), to.data.begin() + first);
