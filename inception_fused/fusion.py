@@ -16,6 +16,7 @@ from .backends import Backend, Tuning, choose
 from .examine import fold_all, parameters_of
 from .lower import lower
 from .match import Match
+from .spec import convolves
 from .trace import FUSION, all_modules
 from .watch import Watch, sharded
 
@@ -137,7 +138,7 @@ class Fusion:
         if x.device != weight.device:
             return Route(None, f"the input is on {x.device}, the parameters are on {weight.device}")
         if autocast:
-            if any(all(s.kind.is_pool for s in p) for p in self.spec.paths()):
+            if not all(map(convolves, self.spec.branches)):
                 return Route(None, "under autocast a branch without a convolution keeps its dtype")
             x = x.to(torch.get_autocast_dtype(x.device.type))
         elif x.dtype != weight.dtype:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from .spec import Activation, Branch, Fork, Kind, Spec, Stage
+from .spec import Activation, Branch, Fork, Kind, Response, Spec, Stage
 from .trace import Place, Refused, Trace, Value
 
 
@@ -46,10 +46,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A spec, and the source of each of its convolutions in the order of the spec."""
+    """A spec, and the source of each of its convolutions in the order of the spec.
+
+    ``flat``: the output is (N, C), which a spec gives as (N, C, 1, 1).
+    """
 
     spec: Spec
     sources: tuple[Source, ...]
+    flat: bool = False
 
 
 _NORMS = {
@@ -97,17 +101,27 @@ def match(trace: Trace) -> Match:
 
 def match_cat(output: Value, source: Value) -> Match:
     """Matches a concatenation, perhaps with a ReLU behind it, whose branches all read source."""
-    output, relu_behind = _peel(output)
+    output, relu = _peel(output)
     if output.op != "cat":
-        raise Refused(f"its output comes from {_name(output)}, not from a concatenation")
-    chains = [
-        _chain(leaf, source) + ([Value("relu")] if relu else [])
-        for leaf, relu in _leaves(output, relu_behind)
-    ]
-    branches, sources = _branches(chains)
+        raise Refused(f"its output comes from {describe(output)}, not from a concatenation")
+    if len(output.shape) != 4:
+        raise Refused(f"its output has {len(output.shape)} dimensions")
+    branches, sources = _branches(chains_of(output, source, relu))
     spec = Spec(source.shape[1], branches)
-    _check_worthwhile(spec)
+    check_worthwhile(spec.branches)
     return Match(spec, tuple(sources))
+
+
+def chains_of(cat: Value, source: Value, relu: bool) -> list[list[Value]]:
+    """The operators of each concatenated branch, the source's reader first.
+
+    Args:
+        relu: whether a ReLU follows the concatenation.
+    """
+    return [
+        _chain(leaf, source) + ([Value("relu")] if with_relu else [])
+        for leaf, with_relu in _leaves(cat, relu)
+    ]
 
 
 def _branches(chains: list[list[Value]]) -> tuple[tuple[Branch, ...], list[Source]]:
@@ -127,7 +141,7 @@ def _branches(chains: list[list[Value]]) -> tuple[tuple[Branch, ...], list[Sourc
     sources: list[Source] = []
     for group in groups:
         common = len(group[0]) if len(group) == 1 else _common(group)
-        stages, found = _stages(group[0][:common])
+        stages, found = match_chain(group[0][:common])
         sources += found
         if len(group) > 1:
             if any(len(chain) == common for chain in group):
@@ -147,15 +161,26 @@ def _common(chains: list[list[Value]]) -> int:
     return next(apart, len(chains[0]))
 
 
-def _check_worthwhile(spec: Spec) -> None:
-    kinds = [{s.kind for s in p} for p in spec.paths()]
+def check_worthwhile(branches: tuple[Branch, ...]) -> None:
+    """Raises Refused unless these are the branches of an Inception module."""
+    kinds = [*_kinds(branches)]
     if sum(bool(k & {Kind.POINTWISE, Kind.CONV}) for k in kinds) < 2:
         raise Refused("fewer than two branches have a convolution")
     if not any(Kind.CONV in k for k in kinds):
         raise Refused("no branch has a convolution larger than 1x1")
 
 
-def _name(value: Value) -> str:
+def _kinds(branches: tuple[Branch, ...]) -> Iterator[set[Kind]]:
+    """For each way to the concatenated outputs the kinds of its stages."""
+    for branch in branches:
+        stages = {item.kind for item in branch if isinstance(item, Stage)}
+        if isinstance(branch[-1], Fork):
+            yield from (stages | kinds for kinds in _kinds(branch[-1].branches))
+        else:
+            yield stages
+
+
+def describe(value: Value) -> str:
     if value.op in _ACTIVATIONS:
         return f"the activation {_ACTIVATIONS[value.op]}"
     if value.op in ("input", "parameter", "constant"):
@@ -179,13 +204,17 @@ def is_relu(value: Value) -> bool:
 def _peel(value: Value) -> tuple[Value, bool]:
     """The value behind any ReLU and copy, and whether there was a ReLU."""
     relu = False
-    while is_relu(value) or _keeps_values(value):
+    while is_relu(value) or keeps_values(value):
         relu |= is_relu(value)
         value = value.args[0]
     return value, relu
 
 
-def _keeps_values(value: Value) -> bool:
+def keeps_values(value: Value) -> bool:
+    """Whether the operator hands its tensor on, (N, C, 1, 1) perhaps as (N, C)."""
+    if value.op in ("view", "_unsafe_view", "squeeze", "flatten"):
+        before = value.args[0].shape
+        return value.shape == before or (value.shape == before[:2] and before[2:] == (1, 1))
     if value.op == "_to_copy":
         given = {k for k, v in (value.kwargs or {}).items() if v is not None}
         return given <= {"memory_format", "non_blocking"}
@@ -210,16 +239,77 @@ def _chain(value: Value, source: Value) -> list[Value]:
     chain = []
     while value is not source:
         if value.op in ("input", "parameter", "constant"):
-            raise Refused(f"a branch reads {_name(value)} instead of the common input")
-        if not _keeps_values(value):
-            chain.append(value)
-        tensors = [a for a in value.args if isinstance(a, Value)]
-        if not tensors or value.args[0] is not tensors[0]:
-            raise Refused(f"a branch contains {_name(value)}")
-        value = tensors[0]
+            raise Refused(f"a branch reads {describe(value)} instead of the common input")
+        found, value = step_back(value)
+        if found is not None:
+            chain.append(found)
     if not chain:
         raise Refused("a branch passes the input on unchanged")
     return chain[::-1]
+
+
+def step_back(value: Value) -> tuple[Value | None, Value]:
+    """The operator that gave a value, None if it keeps the values, and the value that it read.
+
+    Several of ATen's are one here: ``linear`` (x, weight, bias) and ``local_response_norm`` (x, a
+    :class:`Response`).
+    """
+    if keeps_values(value):
+        return None, value.args[0]
+    if value.op in ("addmm", "mm"):
+        found = _linear(value)
+    elif value.op == "div" and (response := _response(value)) is not None:
+        found = response
+    else:
+        found = value
+    tensors = [a for a in found.args if isinstance(a, Value)]
+    if not tensors or found.args[0] is not tensors[0]:
+        raise Refused(f"a branch contains {describe(value)}")
+    return found, tensors[0]
+
+
+def _linear(value: Value) -> Value:
+    """``x @ weight.t() + bias`` of a linear layer."""
+    bias, x, transposed = value.args if value.op == "addmm" else (None, *value.args)
+    if any(v != 1 for v in (value.kwargs or {}).values()) or transposed.op != "t":
+        raise Refused(f"a branch contains {describe(value)}")
+    return Value("linear", (x, transposed.args[0], bias), shape=value.shape)
+
+
+def _response(value: Value) -> Value | None:
+    """``F.local_response_norm``, taken from its last operator, a division; None if it is another.
+
+    x / (k + alpha * mean of squares) ** beta, the mean by an average pool over padded channels.
+    """
+    x, *path = value.args
+    found: dict[str, Any] = {}
+    for op, argument in (("pow", "beta"), ("add", "k"), ("mul", "alpha")):
+        if len(path) != 1 or not isinstance(path[0], Value) or path[0].op != op:
+            return None
+        *path, found[argument] = path[0].args
+    at = path[0]
+    for op in ("view", "squeeze", "avg_pool3d", "constant_pad_nd", "view", "mul"):
+        if not isinstance(at, Value) or at.op != op:
+            return None
+        found[op] = at.args[1:]
+        at = at.args[0]
+    kernel, *rest = found["avg_pool3d"]
+    pads, *fill = found["constant_pad_nd"]
+    size = kernel[0]
+    plain = (
+        at is x
+        and found["mul"] == (x,)
+        and len(x.shape) == 4
+        and list(kernel[1:]) == [1, 1]
+        and [list(r) for r in rest] == [[1, 1, 1]]
+        and list(pads) == [0, 0, 0, 0, size // 2, (size - 1) // 2]
+        and fill in ([], [0.0])
+    )
+    factors = (found["alpha"], found["beta"], found["k"])
+    if not plain or not all(isinstance(f, (int, float)) and 0 <= f < math.inf for f in factors):
+        return None
+    response = Response(size, *map(float, factors))
+    return Value("local_response_norm", (x, response), shape=value.shape)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -227,14 +317,18 @@ def _pair(value: Any) -> tuple[int, int]:
     return pair if len(pair) == 2 else (pair[0], pair[0])
 
 
-def _stages(chain: list[Value]) -> tuple[tuple[Stage, ...], list[Source]]:
-    stages: list[Stage] = []
+def match_chain(chain: list[Value]) -> tuple[Branch, list[Source]]:
+    """The stages and forks of operators in a row, and the sources of their convolutions.
+
+    Beside ATen's operators there may be those of :func:`step_back` and ``fork`` (chains,).
+    """
+    stages: list[Stage | Fork] = []
     sources: list[Source] = []
     pad = (0, 0)
     before: Value | None = None
     for value in chain:
         if pad != (0, 0) and value.op != "convolution":
-            raise Refused(f"zero padding is followed by {_name(value)}, not by a convolution")
+            raise Refused(f"zero padding is followed by {describe(value)}, not by a convolution")
         if value.op == "convolution":
             stage, source = _convolution(value, pad)
             stages.append(stage)
@@ -243,7 +337,7 @@ def _stages(chain: list[Value]) -> tuple[tuple[Stage, ...], list[Source]]:
         elif value.op in _NORMS:
             norm = _norm(value)
             if before is None or before.op != "convolution":
-                where = "before any convolution" if before is None else f"after {_name(before)}"
+                where = "before any convolution" if before is None else f"after {describe(before)}"
                 raise Refused(f"a batch norm {where} cannot be folded into a convolution")
             sources[-1] = replace(sources[-1], norm=norm)
         elif is_relu(value):
@@ -252,23 +346,38 @@ def _stages(chain: list[Value]) -> tuple[tuple[Stage, ...], list[Source]]:
             stages.append(_pool(value))
         elif value.op == "constant_pad_nd":
             pad = _padding(value)
+        elif value.op == "fork":
+            branches, found = _branches(value.args[0])
+            stages.append(Fork(branches))
+            sources += found
+        elif value.op == "mean":
+            stages.append(_mean(value))
+        elif value.op == "linear":
+            stage, source = _linear_stage(value)
+            stages.append(stage)
+            sources.append(source)
+        elif value.op == "local_response_norm":
+            stages.append(Stage(Kind.LRN, 0, response=value.args[1]))
         elif value.op in _ACTIVATIONS:
-            raise Refused(f"{_name(value)} is not an activation of any plan (only ReLU is)")
+            raise Refused(f"{describe(value)} is not an activation of any plan (only ReLU is)")
         else:
-            raise Refused(f"a branch contains {_name(value)}")
+            raise Refused(f"a branch contains {describe(value)}")
         before = value
     if pad != (0, 0):
         raise Refused("a branch ends in zero padding")
     return tuple(stages), sources
 
 
-def _activate(stages: list[Stage]) -> None:
+def _activate(stages: list[Stage | Fork]) -> None:
     """Applies ReLU after the stages; max pools commute with it."""
     for i in reversed(range(len(stages))):
-        if not stages[i].kind.is_pool:
-            stages[i] = replace(stages[i], activation=Activation.RELU)
+        stage = stages[i]
+        if isinstance(stage, Fork):
+            break
+        if stage.kind.has_weight:
+            stages[i] = replace(stage, activation=Activation.RELU)
             return
-        if stages[i].kind is not Kind.MAXPOOL:
+        if stage.kind is not Kind.MAXPOOL:
             break
     raise Refused("a ReLU does not follow a convolution")
 
@@ -316,6 +425,22 @@ def _norm(value: Value) -> NormSource:
     )
 
 
+def _mean(value: Value) -> Stage:
+    x, dims, *_ = (*value.args, None)
+    if {d % 4 for d in dims or ()} != {2, 3} or len(x.shape) != 4 or value.kwargs:
+        raise Refused("a mean is not over the pixels of the image")
+    return Stage.mean()
+
+
+def _linear_stage(value: Value) -> tuple[Stage, Source]:
+    _, weight, bias = value.args
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.place is None:
+            raise Refused(f"the {name} of a linear layer is computed, not a parameter")
+    stage = Stage.conv(weight.shape[0], activation=Activation.NONE)
+    return stage, Source(weight.place, bias.place if bias is not None else None)
+
+
 def _with_defaults(args: list[Any], defaults: tuple[Any, ...]) -> list[Any]:
     """ATen drops trailing arguments that have their default."""
     return [*args, *defaults[len(args) :]]
@@ -331,17 +456,16 @@ def _pool(value: Value) -> Stage:
         ceil, with_pad, divisor = _with_defaults(args[3:], (False, True, None))
         if divisor is not None:
             raise Refused(f"an average pool has divisor_override={divisor}")
-        if not with_pad and padding != (0, 0):
-            raise Refused("an average pool has count_include_pad=False")
+        inside = not with_pad and padding != (0, 0)
+        kind = Kind.AVGPOOL_INSIDE if inside else Kind.AVGPOOL
     else:
+        kind = Kind.MAXPOOL
         dilation, ceil = _with_defaults(args[3:], ((1, 1), False))
         if any(d != 1 for d in _pair(dilation)):
             raise Refused(f"a max pool has dilation {tuple(dilation)}")
         if value.index != 0:
             raise Refused("the indices of a max pool are used")
-    if ceil and stride != (1, 1):
-        raise Refused(f"a pool has ceil_mode=True with stride {stride}")
-    return Stage.pool(Kind.AVGPOOL if average else Kind.MAXPOOL, kernel, stride, padding)
+    return Stage.pool(kind, kernel, stride, padding, ceil)
 
 
 def _padding(value: Value) -> tuple[int, int]:

@@ -234,10 +234,14 @@ def _response_scale(x: Tensor, r: Response) -> Tensor:
 
 def _channel_sums(x: Tensor, size: int, before: int) -> Tensor:
     """The sum over the ``size`` channels from ``before`` channels before on that exist."""
-    padded = aten.constant_pad_nd(x, (0, 0, 0, 0, before, size - 1 - before))
-    return sum(  # type: ignore[no-any-return]
-        (padded.narrow(1, i, x.shape[1]) for i in range(1, size)), padded.narrow(1, 0, x.shape[1])
-    )
+    channels = x.shape[1]
+    behind = min(size - 1 - before, channels - 1)
+    before = min(before, channels - 1)
+    padded = aten.constant_pad_nd(x, (0, 0, 0, 0, before, behind))
+    total = padded.narrow(1, 0, channels)
+    for i in range(1, before + 1 + behind):
+        total = total + padded.narrow(1, i, channels)
+    return total
 
 
 def _conv_backward(

@@ -353,6 +353,14 @@ def channels_behind(branch: Branch, channels: int) -> int:
     return channels
 
 
+def convolves(branch: Branch) -> bool:
+    """Whether all that a branch gives has gone through a convolution of it."""
+    return any(
+        all(map(convolves, item.branches)) if isinstance(item, Fork) else item.kind.has_weight
+        for item in branch
+    )
+
+
 def _convolutions(branch: Branch, channels: int) -> Iterator[Convolution]:
     for item in branch:
         if isinstance(item, Fork):

@@ -33,13 +33,16 @@ def fold(weight: Tensor, bias: Tensor | None, norm: Norm | None) -> tuple[Tensor
     Computed in float64, returned in the weight's dtype, differentiable in every tensor.
 
     Args:
-        weight: (out channels, in channels, height, width).
+        weight: (out channels, in channels, height, width), or (out channels, in channels) of a
+            linear layer, which is a 1x1 convolution.
         bias: (out channels,) or None, which means zeros.
         norm: None if no norm follows.
 
     Raises:
         ValueError: a tensor is not floating-point or its shape does not fit the weight.
     """
+    if weight.dim() == 2:
+        weight = weight.unflatten(1, (-1, 1, 1))
     if weight.dim() != 4 or not weight.is_floating_point():
         raise ValueError(
             "weight must be floating-point with 4 dimensions (O, I, H, W), "

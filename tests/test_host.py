@@ -80,7 +80,7 @@ MODULES: dict[str, tuple[Spec, list[tuple[int, int, int]]]] = {
                 ),
             ),
         ),
-        [(1, 1, 1), (3, 33, 18), (1, 16, 40)],
+        [(1, 5, 6), (3, 33, 18), (1, 16, 40)],
     ),
     "wide border": (Spec(3, ((Stage.conv(5, 1, padding=2), Stage.pool()),)), [(2, 3, 3)]),
     # One to five groups of columns, and every number of rows that a tile can have.

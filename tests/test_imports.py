@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "inception_fused"
 LAYERS = (
     ("spec", "trace", "constant"),
     ("plan", "match", "models"),
-    ("lower",),
+    ("lower", "network"),
     ("reference", "weights", "tuning", "table", "outline", "cuda"),
     ("ops", "examine", "watch"),
     ("triton_kernels", "find"),

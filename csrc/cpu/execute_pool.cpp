@@ -99,10 +99,13 @@ void run_pool(const Program& program, const Task& task, const Operands& operands
   Cursor at(to.size, task.first);
   if (step.kind == Kind::LRN) {
     const Response& r = step.response;
+    const int64_t most = step.src.channels - 1;  // beyond it there is no channel
+    const int64_t before = std::min(r.size / 2, most);
+    const int64_t behind = std::min(r.size - 1 - r.size / 2, most);
     for (int64_t i = task.first; i < task.last; ++i, at.next()) {
       program.kernels.response(src + at.image * from.image + at.y * from.row + at.x * from.pixel,
-                               step.src.channels, r.size, r.alpha / static_cast<float>(r.size),
-                               r.beta, r.k, operands.own,
+                               step.src.channels, before, behind,
+                               r.alpha / static_cast<float>(r.size), r.beta, r.k, operands.own,
                                dst + at.image * to.image + at.y * to.row + at.x * to.pixel);
     }
     return;

@@ -63,10 +63,10 @@ struct Kernels {
                        int64_t count, int64_t channels, float* dst, int64_t dst_pixel);
   void (*average_pool)(const float* const* tap, int taps, int64_t channels, float scale,
                        float* dst);
-  // One pixel: dst[c] = src[c] / (k + scale * sum of the squares of the `size` channels from
-  // c - size / 2 on that exist) ** beta. `squares` holds channels + size + 16 floats of work.
-  void (*response)(const float* src, int64_t channels, int64_t size, float scale, float beta,
-                   float k, float* squares, float* dst);
+  // One pixel: dst[c] = src[c] / (k + scale * sum of the squares of the channels from c - before to
+  // c + behind that exist) ** beta. `squares` holds channels + before + behind + 16 floats of work.
+  void (*response)(const float* src, int64_t channels, int64_t before, int64_t behind, float scale,
+                   float beta, float k, float* squares, float* dst);
   // dst[c * dst_stride + r] = src[r * src_stride + c] for r < rows, c < columns.
   void (*transpose)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst,
                     int64_t dst_stride);

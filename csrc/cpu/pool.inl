@@ -89,15 +89,14 @@ static inline Vector square_root(Vector v) {
   return v;
 }
 
-static void response(const float* src, int64_t channels, int64_t size, float scale, float beta,
-                     float k, float* squares, float* dst) {
-  const int64_t before = size / 2;
+static void response(const float* src, int64_t channels, int64_t before, int64_t behind,
+                     float scale, float beta, float k, float* squares, float* dst) {
   for (int64_t i = 0; i < before; ++i) squares[i] = 0;
   for (int64_t c = 0; c < channels; ++c) squares[before + c] = src[c] * src[c];
-  for (int64_t i = before + channels; i < channels + size + 16; ++i) squares[i] = 0;
+  for (int64_t i = before + channels; i < before + channels + behind + 16; ++i) squares[i] = 0;
   for (int64_t c = 0; c < channels; c += kLanes) {
     Vector sum = load(squares + c);
-    for (int64_t i = 1; i < size; ++i) sum += load(squares + c + i);
+    for (int64_t i = 1; i <= before + behind; ++i) sum += load(squares + c + i);
     sum = splat(k) + splat(scale) * sum;
     Vector divisor;
     if (beta == 0.75f) {

@@ -260,7 +260,7 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
         steps.emplace_back(info_of(step, pack, kernels, places[step.src.buffer]));
     if (step.pre) own.pooled = std::max(own.pooled, kPoolChunk * step.src.channels);
     if (step.kind == Kind::LRN) {
-      own.pooled = std::max(own.pooled, step.src.channels + step.response.size + kGroup);
+      own.pooled = std::max(own.pooled, 3 * step.src.channels + kGroup);
     }
     if (pack.tile) {
       own.v = std::max(own.v, pack.taps * v_plane(info));

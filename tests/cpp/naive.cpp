@@ -49,8 +49,9 @@ Image respond(const Response& r, Image& from) {
     for (int64_t x = 0; x < to.size.width; ++x) {
       for (int64_t c = 0; c < to.channels; ++c) {
         double sum = 0;
-        for (int64_t i = c - r.size / 2; i < c - r.size / 2 + r.size; ++i) {
-          if (i >= 0 && i < to.channels) sum += from.at(i, y, x) * from.at(i, y, x);
+        for (int64_t i = 0; i < to.channels; ++i) {
+          const bool near = i >= c - r.size / 2 && i < c - r.size / 2 + r.size;
+          if (near) sum += from.at(i, y, x) * from.at(i, y, x);
         }
         const double scale = r.k + r.alpha / static_cast<double>(r.size) * sum;
         to.at(c, y, x) = from.at(c, y, x) / std::pow(scale, static_cast<double>(r.beta));
