@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from . import reference, weights
 from .lower import lower
 from .match import Match, Source, match
+from .network import match_network
 from .outline import Outline
-from .trace import Refused, all_modules, evaluating, names_in_code, places, trace
+from .trace import Refused, all_modules, evaluating, names_in_code, originals, places, trace
 
 _PROBES = (
     (2, 14, 14, torch.contiguous_format),
@@ -26,6 +28,9 @@ _PROBES = (
 The last one is large, for a forward that does something else with large inputs.
 """
 
+NETWORK_SIZES = (64, 96, 128, 224, 256, 299, 448, 32, 14)
+"""Height and width of the inputs that a whole network may want, in the order of trying."""
+
 _CHANNELS_TRIED = 4
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -37,6 +42,7 @@ class Found:
     """A verdict on one module: ``match`` if it can be fused, else the ``reason`` why not.
 
     ``outline`` is given if the module is a part of the forward of another, ``outline.owner``.
+    ``network`` says that it is about all that the module computes, with fused modules inside.
     """
 
     name: str
@@ -45,6 +51,7 @@ class Found:
     reason: str = ""
     checked: bool = True
     outline: Outline | None = None
+    network: bool = False
 
     @property
     def owner(self) -> nn.Module:
@@ -76,6 +83,56 @@ def examine(
                 return None
             reason = str(error.args[0])
     return Found(name, module, None, reason)
+
+
+def examine_network(module: nn.Module, name: str = "", shape: Any = None) -> Found:
+    """The verdict on a module with Inception modules inside: whether it can run as one plan.
+
+    Args:
+        shape: (N, C, H, W) of an input that it is known to take.
+    """
+    if (reason := forbidden(module)) is not None:
+        return Found(name, module, None, reason, network=True)
+    try:
+        matched, size = _probe_network(module, shape)
+        checked = _gate(module, matched, size)
+    except Refused as error:
+        return Found(name, module, None, str(error.args[0]), network=True)
+    return Found(name, module, matched, checked=checked, network=True)
+
+
+def _probe_network(module: nn.Module, shape: Any) -> tuple[Match, tuple[int, int]]:
+    """The match on which all probes agree, and the height and width of the first.
+
+    Raises:
+        Refused: with the reason.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    guesses = [(2, c, s, s) for s in NETWORK_SIZES for c in channel_guesses(module)]
+    first = None
+    failure: Refused | None = None
+    for n, c, height, width in [shape] if shape else guesses:
+        try:
+            first = trace(module, (n, c, height, width), mode)
+            break
+        except Refused as error:
+            failure = failure or error
+    if first is None:
+        raise failure or Refused("it has no convolution")
+    matched = match_network(first)
+    agree = [
+        trace(module, (1, c, height, width), mode, torch.channels_last),
+        trace(module, (_PROBES[-1][0], c, height, width), mode),
+    ]
+    with suppress(Refused):  # another size need not be possible
+        agree.append(trace(module, (1, c, height + 9, width + 14), mode))
+    if len(agree) == 2 and not matched.flat:
+        raise Refused(f"it takes images of {height}x{width} pixels alone")
+    if any(match_network(t) != matched for t in agree):
+        raise Refused("its forward depends on the size or the memory format of its input")
+    return matched, (height, width)
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
@@ -187,21 +244,21 @@ def fold_all(sources: tuple[Source, ...]) -> tuple[list[Tensor], list[Tensor]]:
     return [w for w, _ in folded], [b for _, b in folded]
 
 
-def _gate(module: nn.Module, matched: Match) -> bool:
+def _gate(module: nn.Module, matched: Match, size: tuple[int, int] = _PROBES[1][1:3]) -> bool:
     """Runs the original and the plan on random numbers; False if that is not possible.
 
     Raises:
         Refused: they differ.
     """
     modules = all_modules(module)
-    n, h, w, _ = _PROBES[1]
-    x = random_input(modules, (n, matched.spec.in_channels, h, w))
+    x = random_input(modules, (1, matched.spec.in_channels, *size))
     if x is None:
         return False
     try:
-        with torch.no_grad(), evaluating(modules):
+        with torch.no_grad(), evaluating(modules), originals(modules):
             wanted = type(module).forward(module, x.clone())
             got = reference.run(lower(matched.spec), x, *fold_all(matched.sources))
+        got = got.flatten(1) if matched.flat else got
     except (RuntimeError, ValueError) as error:
         raise Refused(f"the check against the original failed: {error}") from error
     if got.shape != wanted.shape:

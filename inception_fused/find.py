@@ -10,26 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from .examine import (
+    NETWORK_SIZES,
     Found,
     channel_guesses,
     convolution_count,
     examine,
+    examine_network,
     forbidden,
     mentions_cat,
     random_input,
 )
 from .outline import Outline, Site, outline, sites
-from .trace import FUSION, Refused, all_modules, evaluating
-
-_SIZES = (14, 32, 64, 96, 128, 224, 256, 299, 448)
-"""Height and width of the inputs that a whole network may want."""
+from .trace import FUSION, NETWORK, Refused, all_modules, evaluating
 
 
 def find(model: nn.Module, example_input: Tensor | None = None) -> list[Found]:
     """Verdicts on the modules of the model that are, or come close to, an Inception module.
 
     The outermost module that matches is taken. A module inside or around another one of the list
-    is not listed again.
+    is not listed again, but for the verdicts of kind ``network``, which come last: the outermost
+    modules that can run as one plan with all that is inside, or why the model cannot.
 
     Args:
         example_input: an input of the model, for modules whose input the probes cannot guess;
@@ -38,7 +38,33 @@ def find(model: nn.Module, example_input: Tensor | None = None) -> list[Found]:
     shapes = _shapes(model, example_input) if example_input is not None else {}
     found: list[Found] = []
     _visit("", model, shapes, set(), found)
+    fusible = {id(f.module) for f in found if f.match and not f.outline}
+    inline = {id(f.owner) for f in found if f.match and f.outline}
+    if len(found) > 1:
+        found += _networks("", model, shapes, fusible, inline)
     return found
+
+
+def _networks(
+    name: str, module: nn.Module, shapes: dict[int, Any], fusible: set[int], inline: set[int]
+) -> Iterator[Found]:
+    """Verdicts on the outermost modules around what can be fused; a refusal of the model alone.
+
+    Args:
+        fusible, inline: ids of the modules that can be fused, and of those with parts that can.
+    """
+    inside = {id(m) for m in all_modules(module)}
+    if id(module) in fusible or not inside & (fusible | inline):
+        return
+    if (known := module.__dict__.get(NETWORK)) is not None:
+        yield Found(name, module, known.match, network=True)
+        return
+    verdict = examine_network(module, name, shapes.get(id(module)))
+    if verdict.match is not None or not name:
+        yield verdict
+    if verdict.match is None:
+        for child_name, child in _children(module):
+            yield from _networks(_join(name, child_name), child, shapes, fusible, inline)
 
 
 def _visit(
@@ -64,7 +90,7 @@ def _visit(
             match_ = region.__dict__[FUSION].match
             found.append(Found(_join(name, region.place), region, match_, outline=fusion))
         return True
-    if convolution_count(module) < 2:
+    if convolution_count(module) < 2 or NETWORK in module.__dict__:
         return below
     shape = shapes.get(id(module))
     if below and not mentions_cat(module):
@@ -96,7 +122,8 @@ def _parts(module: nn.Module, name: str, shape: Any) -> list[Found]:
     """
     if not mentions_cat(module) or forbidden(module) is not None:
         return []
-    guesses = [(2, c, size, size) for size in _SIZES for c in channel_guesses(module)]
+    channels = channel_guesses(module)
+    guesses = [(2, c, size, size) for size in sorted(NETWORK_SIZES) for c in channels]
     chosen: list[tuple[Site, Found]] = []
     refused: list[Found] = []
     taken: set[Any] = set()

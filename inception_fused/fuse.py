@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .find import find
-from .fusion import Options, fusion_of
-from .module import FusedInception, changed, swap, swap_outlined, unswap
+from .fusion import Options, fusion_of, network_of
+from .module import (
+    Fused,
+    FusedInception,
+    changed,
+    swap,
+    swap_network,
+    swap_outlined,
+    unswap,
+)
 from .trace import all_modules
 
 
@@ -24,7 +32,7 @@ class Line:
     reason: str
 
     def __str__(self) -> str:
-        where = f"{self.name or '(the model itself)'} ({self.module})"
+        where = f"{_where(self.name)} ({self.module})"
         if not self.fused:
             return f"{where}: not fused: {self.reason}"
         if not self.backend:
@@ -32,6 +40,10 @@ class Line:
         if self.backend == "original":
             return f"{where}: fused, but the last call took the original path: {self.reason}"
         return f"{where}: fused, {self.backend}" + (f" ({self.reason})" if self.reason else "")
+
+
+def _where(name: str) -> str:
+    return name or "(the model itself)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +82,15 @@ def fuse(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
     for module in all_modules(model):
-        if isinstance(module, FusedInception) and changed(module):
+        if isinstance(module, Fused) and changed(module):
             unswap(module)
     verdicts = find(model, example_input)
     for verdict in verdicts:
-        if verdict.match is not None and not isinstance(verdict.module, FusedInception):
+        if verdict.match is None:
+            continue
+        if verdict.network:
+            swap_network(verdict.module, verdict.match, Options(backend, winograd))
+        elif not isinstance(verdict.module, FusedInception):
             swap(verdict.module, verdict.match, Options(backend, winograd))
             if verdict.outline and not isinstance(verdict.outline.owner, FusedInception):
                 swap_outlined(verdict.outline)
@@ -89,25 +105,33 @@ def fuse(
 def unfuse(model: nn.Module) -> nn.Module:
     """Gives every fused module of the model its original class back, in place."""
     for module in all_modules(model):
-        if isinstance(module, FusedInception):
+        if isinstance(module, Fused):
             unswap(module)
     return model
 
 
 def explain(model: nn.Module) -> Report:
     """Which modules are fused, with which back end their last call ran and why, and why not."""
+    verdicts = find(model)
+    taken_by: dict[int, tuple[str, str]] = {}  # back end and reason, by what a network has run
+    for verdict in verdicts:
+        network = network_of(verdict.module) if verdict.network else None
+        if network is not None and network.taken not in ("", "original"):
+            inside = (network.taken, f"in {_where(verdict.name)} as a whole")
+            taken_by |= {id(m): inside for m in all_modules(verdict.module)}
     lines = []
-    for verdict in find(model):
-        fusion = fusion_of(verdict.module)
+    for verdict in verdicts:
+        fusion = (network_of if verdict.network else fusion_of)(verdict.module)
+        taken, reason = fusion.state if fusion else ("", verdict.reason)
+        if fusion and not verdict.network:
+            taken, reason = taken_by.get(id(verdict.owner), (taken, reason))
         lines.append(
             Line(
                 verdict.name,
                 type(verdict.module).__name__,
                 fusion is not None,
-                fusion.taken if fusion else "",
-                fusion.reason
-                if fusion
-                else verdict.reason or "it can be fused, but fuse was not called",
+                taken,
+                reason if fusion or reason else "it can be fused, but fuse was not called",
             )
         )
     return Report(tuple(lines))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from .backends import Backend, Tuning, choose
 from .examine import fold_all, parameters_of
 from .lower import lower
 from .match import Match
+from .plan import OUT
 from .spec import convolves
-from .trace import FUSION, all_modules
+from .trace import FUSION, NETWORK, all_modules
 from .watch import Watch, sharded
 
 _REMEMBERED = 64  # shapes of x whose back end is kept
@@ -68,7 +69,8 @@ class Fusion:
         self.watch = Watch(self.module, self.sources)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fusion:
-        match = Match(self.match.spec, tuple(copy.deepcopy(s, memo) for s in self.match.sources))
+        sources = tuple(copy.deepcopy(s, memo) for s in self.match.sources)
+        match = replace(self.match, sources=sources)
         return Fusion(copy.deepcopy(self.module, memo), match, self.options)
 
     def changed(self) -> str | None:
@@ -84,6 +86,11 @@ class Fusion:
         self._packs: dict[Any, list[Tensor]] = {}
         self._routes: dict[Any, Route] = {}
 
+    @property
+    def state(self) -> tuple[str, str]:
+        """Which back end the last call took, and why."""
+        return self.taken, self.reason
+
     def __call__(self, x: Tensor) -> Tensor | None:
         """The module's output; None if the original must run, then :attr:`reason` says why."""
         if torch.onnx.is_in_onnx_export():
@@ -98,6 +105,11 @@ class Fusion:
             return self._live(x)
         if type(x) is not Tensor and type(x) is not nn.Parameter:
             return self._original(f"the input is a {type(x).__name__}")
+        autocast = torch.is_autocast_enabled(x.device.type)
+        key = (x.dtype, x.device, x.shape, x.stride(), autocast)
+        route = self._routes.get(key)
+        if route is not None and route.backend is None:  # whatever the weights are now
+            return self._refused(route)
         watch = self.watch
         assert watch is not None
         if (reason := watch.reason()) is not None:
@@ -107,23 +119,26 @@ class Fusion:
                 return self._original(reason)
             self._packs.clear()
             self._routes.clear()
-        autocast = torch.is_autocast_enabled(x.device.type)
-        key = (x.dtype, x.device, x.shape, x.stride(), autocast)
-        route = self._routes.get(key)
+            route = None
         if route is None:
             if len(self._routes) >= _REMEMBERED:
                 self._routes.clear()
             route = self._routes[key] = self._route(x, autocast)
         if route.backend is None:
-            return self._original(route.reason)
+            return self._refused(route)
         if autocast:
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        return self._run(route, route.backend, x, watch.tensors)
+        y = self._run(route, route.backend, x, watch.tensors)
+        return y.flatten(1) if self.match.flat else y
 
     def leave(self, reason: str) -> None:
         """Notes that a call takes the original path, and why."""
         self.taken, self.reason = "original", reason
         self.drop()
+
+    def _refused(self, route: Route) -> Tensor | None:
+        self.taken, self.reason = "original", route.reason
+        return None
 
     def _original(self, reason: str) -> Tensor | None:
         self.leave(reason)
@@ -144,7 +159,9 @@ class Fusion:
         elif x.dtype != weight.dtype:
             return Route(None, f"the input is {x.dtype}, the parameters are {weight.dtype}")
         try:
-            self.plan.sizes(x.shape[2], x.shape[3])
+            size = self.plan.sizes(x.shape[2], x.shape[3])[OUT]
+            if self.match.flat and size != (1, 1):
+                return Route(None, f"{size[0]}x{size[1]} pixels are left, not one")
             choice = choose(self.plan, x, self.options.backend)
         except ValueError as error:
             return Route(None, str(error))
@@ -201,7 +218,8 @@ class Fusion:
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not needs_grad:
             parameters = [parameters_of(s) for s in self.sources]
             options = self.options
-            return graph.call(x, parameters, self.plan, options.backend, options.winograd)
+            y = graph.call(x, parameters, self.plan, options.backend, options.winograd)
+            return y.flatten(1) if self.match.flat else y
         weights, biases = self._folded(x.dtype)
         # Not empty: AOTInductor's C++ runtime hands on a default list as None (torch 2.14).
         tuning = (0,) * len(self.plan.steps)
@@ -209,9 +227,16 @@ class Fusion:
             self.plan, [w.detach() for w in weights], [b.detach() for b in biases], tuning
         )
         if needs_grad:
-            return ops.differentiable(backend.run, self.plan, x, packed, weights, biases)
-        result: Tensor = backend.run(self.plan, x, packed)
-        return result
+            y = ops.differentiable(backend.run, self.plan, x, packed, weights, biases)
+        else:
+            y = backend.run(self.plan, x, packed)
+        return y.flatten(1) if self.match.flat else y
+
+
+def network_of(module: nn.Module) -> Fusion | None:
+    """What a network of fused modules knows of its whole; None for any other module."""
+    found = module.__dict__.get(NETWORK)
+    return found if isinstance(found, Fusion) else None
 
 
 def fusion_of(module: nn.Module) -> Fusion | None:

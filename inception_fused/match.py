@@ -212,9 +212,13 @@ def _peel(value: Value) -> tuple[Value, bool]:
 
 def keeps_values(value: Value) -> bool:
     """Whether the operator hands its tensor on, (N, C, 1, 1) perhaps as (N, C)."""
+    if value.op == "as_strided_":  # of adaptive pools to one pixel, for their memory format
+        n, c, *image = value.args[0].shape
+        layout = [*map(list, value.args[1:])]
+        return image == [1, 1] and layout == [[n, c, 1, 1], [c, 1, c, c]]
     if value.op in ("view", "_unsafe_view", "squeeze", "flatten"):
         before = value.args[0].shape
-        return value.shape == before or (value.shape == before[:2] and before[2:] == (1, 1))
+        return bool(value.shape in (before, before[:2] if before[2:] == (1, 1) else before))
     if value.op == "_to_copy":
         given = {k for k, v in (value.kwargs or {}).items() if v is not None}
         return given <= {"memory_format", "non_blocking"}

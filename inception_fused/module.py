@@ -15,15 +15,77 @@ from typing import Any
 from torch import nn
 
 from .examine import examine
-from .fusion import Fusion, Options, fusion_of
+from .fusion import Fusion, Options
 from .match import Match
 from .models import Branches
 from .outline import Outline
 from .spec import Spec
-from .trace import FUSION
+from .trace import FUSION, NETWORK
 
 
-class FusedInception(nn.Module):
+class Fused(nn.Module):
+    """What all fused modules are: the original's instance, with a forward that asks first.
+
+    A call runs the plan of the whole if there is one and it may, else that of the module, else the
+    original forward.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and not kwargs:
+            for name in (NETWORK, FUSION):
+                fusion = self.__dict__.get(name)
+                if fusion is not None and (y := fusion(args[0])) is not None:
+                    return y
+        return super().forward(*args, **kwargs)
+
+    def refresh(self) -> None:
+        """Makes the next call read the weights again, after a write that cannot be seen."""
+        for fusion in _fusions(self):
+            fusion.drop()
+
+    def train(self, mode: bool = True) -> Fused:
+        Fused.refresh(self)
+        super().train(mode)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Fused:
+        Fused.refresh(self)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _replicate_for_data_parallel(self) -> nn.Module:
+        replica: nn.Module = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        for name in (FUSION, NETWORK):  # their places are those of the first device
+            replica.__dict__.pop(name, None)
+        return replica
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fused:
+        reduced: Any = super().__reduce_ex__(4)
+        make, args, state, *_ = reduced
+        new: Any = make(*args)
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(state, memo))
+        assert isinstance(new, Fused)
+        for copied in _fusions(new):
+            if isinstance(copied, Fusion):
+                copied.begin()
+        if any(isinstance(f, Fusion) and f.changed() for f in _fusions(self)):
+            unswap(new)
+        return new
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, args, state, *rest = reduced
+        base = original_class(self)
+        args = tuple(base if a is type(self) else a for a in args)
+        if make.__name__ == "__newobj__":  # pickle insists on the class of the object for it
+            make, args = copyreg._reconstructor, (base, object, None)  # type: ignore[attr-defined]
+        if isinstance(state, dict):
+            state = {k: v for k, v in state.items() if k not in (FUSION, NETWORK)}
+        return (make, args, state, *rest)
+
+
+class FusedInception(Fused):
     """An Inception module that runs fused in eval mode.
 
     ``FusedInception(spec)`` builds a new, trainable one with the parameters of
@@ -77,77 +139,39 @@ class FusedInception(nn.Module):
             raise ValueError(f"{type(module).__name__} cannot be fused: {reason}")
         return swap(twin, verdict.match, Options(backend, winograd))
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        fusion = self.__dict__.get(FUSION)
-        if fusion is not None and len(args) == 1 and not kwargs:
-            y = fusion(args[0])
-            if y is not None:
-                return y
-        return super().forward(*args, **kwargs)
 
-    def refresh(self) -> None:
-        """Makes the next call read the weights again, after a write that cannot be seen."""
-        if (fusion := self.__dict__.get(FUSION)) is not None:
-            fusion.drop()
+class FusedNetwork(Fused):
+    """A module around fused ones, up to a whole GoogLeNet, that runs as one plan in eval mode.
 
-    def train(self, mode: bool = True) -> FusedInception:
-        FusedInception.refresh(self)
-        super().train(mode)
-        return self
-
-    def _apply(self, fn: Any, recurse: bool = True) -> FusedInception:
-        FusedInception.refresh(self)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def _replicate_for_data_parallel(self) -> nn.Module:
-        replica: nn.Module = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
-        replica.__dict__.pop(FUSION, None)  # its places are those of the first device
-        return replica
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FusedInception:
-        reduced: Any = super().__reduce_ex__(4)
-        make, args, state, *_ = reduced
-        new: Any = make(*args)
-        memo[id(self)] = new
-        new.__setstate__(copy.deepcopy(state, memo))
-        assert isinstance(new, FusedInception)
-        fusion, copied = fusion_of(self), fusion_of(new)
-        if fusion is not None and copied is not None:
-            copied.begin()
-            if fusion.changed():
-                unswap(new)
-        return new
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        reduced: Any = super().__reduce_ex__(protocol)
-        make, args, state, *rest = reduced
-        base = original_class(self)
-        args = tuple(base if a is type(self) else a for a in args)
-        if make.__name__ == "__newobj__":  # pickle insists on the class of the object for it
-            make, args = copyreg._reconstructor, (base, object, None)  # type: ignore[attr-defined]
-        if isinstance(state, dict):
-            state = {k: v for k, v in state.items() if k != FUSION}
-        return (make, args, state, *rest)
+    Made by :func:`inception_fused.fuse`. Input (N, C, H, W); output as the original gives, for a
+    network with a classifier (N, classes). Where no back end can run the whole, the original
+    forward runs, with the fused modules inside.
+    """
 
 
-def _forward(self: FusedInception, x: Any) -> Any:
-    return FusedInception.forward(self, x)
+def _forward(self: Fused, x: Any) -> Any:
+    return Fused.forward(self, x)
 
 
-_CLASSES: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
+def _fusions(module: nn.Module) -> list[Fusion | Outline]:
+    """What a fused module knows: of itself, and of itself as a network."""
+    return [module.__dict__[name] for name in (FUSION, NETWORK) if name in module.__dict__]
 
 
-def fused_class(base: Any) -> type:
-    """The subclass of ``base`` that its fused instances have."""
-    found = _CLASSES.get(base)
+_CLASSES: weakref.WeakKeyDictionary[type, dict[type, type]] = weakref.WeakKeyDictionary()
+
+
+def fused_class(base: Any, kind: type[Fused] = FusedInception) -> type:
+    """The subclass of ``kind`` and ``base`` that fused instances of ``base`` have."""
+    classes = _CLASSES.setdefault(base, {})
+    found = classes.get(kind)
     if found is None:
         names: dict[str, Any] = {
             k: getattr(base, k) for k in ("__module__", "__qualname__", "__doc__")
         }
         if [*inspect.signature(base.forward).parameters] == ["self", "x"]:
             names["forward"] = _forward  # torch.export and torch.fx read the signature
-        found = _CLASSES[base] = type(base.__name__, (FusedInception, base), names)
+        found = classes[kind] = type(base.__name__, (kind, base), names)
     return found
 
 
@@ -156,11 +180,9 @@ def original_class(module: nn.Module) -> type:
     return type(module).__bases__[1]
 
 
-def changed(module: FusedInception) -> str | None:
+def changed(module: Fused) -> str | None:
     """What was changed inside a fused module so that it must be fused again; None if nothing."""
-    fusion = module.__dict__.get(FUSION)
-    reason: str | None = fusion.changed() if fusion is not None else None
-    return reason
+    return next((reason for f in _fusions(module) if (reason := f.changed())), None)
 
 
 def swap(module: nn.Module, match: Match, options: Options) -> FusedInception:
@@ -181,9 +203,18 @@ def swap_outlined(outline: Outline) -> FusedInception:
     return module
 
 
-def unswap(module: FusedInception) -> None:
+def swap_network(module: nn.Module, match: Match, options: Options) -> None:
+    """Makes the module, in place, one that runs as a whole where it can."""
+    fusion = module.__dict__[NETWORK] = Fusion(module, match, options)
+    fusion.begin()
+    if not isinstance(module, Fused):
+        module.__class__ = fused_class(type(module), FusedNetwork)
+
+
+def unswap(module: Fused) -> None:
     """Gives the module its original class back."""
-    module.__dict__.pop(FUSION, None)
+    for name in (FUSION, NETWORK):
+        module.__dict__.pop(name, None)
     module.__class__ = original_class(module)
 
 

@@ -217,13 +217,15 @@ def _unweighted(step: Step, x: Tensor) -> Tensor:
 
 def _unweighted_backward(step: Step, grad: Tensor, x: Tensor) -> Tensor:
     if step.kind is Kind.MEAN:
-        return grad.expand_as(x) / (x.shape[2] * x.shape[3])
+        spread: Tensor = grad.expand_as(x) / (x.shape[2] * x.shape[3])
+        return spread
     if (r := step.response) is not None:
         scale = _response_scale(x, r)
         factor = scale.pow(-r.beta)
         # Channel c is in the windows of the channels whose window, mirrored, holds them.
         others = _channel_sums(grad * x * factor / scale, r.size, r.size - 1 - r.size // 2)
-        return grad * factor - (2 * r.alpha / r.size * r.beta) * x * others
+        grad_x: Tensor = grad * factor - (2 * r.alpha / r.size * r.beta) * x * others
+        return grad_x
     pool = Pool(step.kind, step.window)
     return _pool_backward(pool, grad, x, _pool(x, pool)[1])
 
@@ -238,7 +240,7 @@ def _channel_sums(x: Tensor, size: int, before: int) -> Tensor:
     behind = min(size - 1 - before, channels - 1)
     before = min(before, channels - 1)
     padded = aten.constant_pad_nd(x, (0, 0, 0, 0, before, behind))
-    total = padded.narrow(1, 0, channels)
+    total: Tensor = padded.narrow(1, 0, channels)
     for i in range(1, before + 1 + behind):
         total = total + padded.narrow(1, i, channels)
     return total

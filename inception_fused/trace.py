@@ -19,7 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 FUSION = "_inception_fused"
-"""Attribute under which a fused module keeps what it knows, a ``module.Fusion`` or an outline."""
+"""Attribute under which a fused module keeps what it knows, a ``fusion.Fusion`` or an outline."""
+
+NETWORK = "_inception_fused_network"
+"""Attribute under which a network of fused modules keeps the fusion of all that it computes."""
 
 
 class Refused(Exception):
@@ -228,6 +231,18 @@ def evaluating(modules: list[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
+def originals(modules: list[nn.Module]) -> Iterator[None]:
+    """Makes fused modules run the forward of their original class."""
+    spots = [(m.__dict__, k) for m in modules for k in (FUSION, NETWORK) if k in m.__dict__]
+    taken = [(attributes, name, attributes.pop(name)) for attributes, name in spots]
+    try:
+        yield
+    finally:
+        for attributes, name, value in taken:
+            attributes[name] = value
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Keeps torch from logging a traceback for a forward that fails on a probe."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
@@ -305,20 +320,21 @@ def trace(
     like = next((t for t in held if t is not None and t.is_floating_point()), None)
     if like is None:
         raise Refused("it has no parameters")
-    state = State(modules)
     recorder = Recorder(known)
-    changed = None
-    try:
-        with quiet(), evaluating(modules), torch.no_grad(), mode:
-            x = torch.empty(shape, dtype=like.dtype, device=like.device)
-            x = x.contiguous(memory_format=memory_format)
-            with recorder:
-                source = recorder.start(x)
-                output = recorder.describe(type(module).forward(module, x))
-    except Exception as error:
-        raise Refused(_first_line(error)) from error
-    finally:
-        changed = state.restore()
+    with originals(modules):
+        state = State(modules)
+        changed = None
+        try:
+            with quiet(), evaluating(modules), torch.no_grad(), mode:
+                x = torch.empty(shape, dtype=like.dtype, device=like.device)
+                x = x.contiguous(memory_format=memory_format)
+                with recorder:
+                    source = recorder.start(x)
+                    output = recorder.describe(type(module).forward(module, x))
+        except Exception as error:
+            raise Refused(_first_line(error)) from error
+        finally:
+            changed = state.restore()
     refused = recorder.refused
     if changed is not None:
         refused = f"its forward stores state in {changed!r}"

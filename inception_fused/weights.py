@@ -42,7 +42,7 @@ def fold(weight: Tensor, bias: Tensor | None, norm: Norm | None) -> tuple[Tensor
         ValueError: a tensor is not floating-point or its shape does not fit the weight.
     """
     if weight.dim() == 2:
-        weight = weight.unflatten(1, (-1, 1, 1))
+        weight = weight[:, :, None, None]
     if weight.dim() != 4 or not weight.is_floating_point():
         raise ValueError(
             "weight must be floating-point with 4 dimensions (O, I, H, W), "
