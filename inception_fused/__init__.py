@@ -4,12 +4,13 @@ Layers, each importing only those before it::
 
     spec       what the user means: branches of stages; the paper's nine modules
     plan       the lowered form that every back end runs
+    lower      from the one to the other
     reference  the plan in plain torch operators, and its gradient
     weights    batch norms folded into convolutions
     cuda       what the CUDA kernels take
     ops        the operator: native libraries, shape functions, autograd
     backends   one record per back end, and the choice
-    module     FusedInception
+    module     FusedInception, FusedNetwork
     fuse       fuse, unfuse, explain, on any model
     cli        the command line
 
@@ -21,7 +22,7 @@ from importlib.metadata import version as _version
 from . import models
 from .backends import backends
 from .fuse import explain, fuse, unfuse
-from .module import FusedInception
+from .module import FusedInception, FusedNetwork
 from .spec import GOOGLENET, Spec
 
 __version__ = _version("inception-fused")
@@ -29,6 +30,7 @@ __version__ = _version("inception-fused")
 __all__ = [
     "GOOGLENET",
     "FusedInception",
+    "FusedNetwork",
     "Spec",
     "__version__",
     "backends",

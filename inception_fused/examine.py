@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,14 +121,14 @@ def _probe_network(module: nn.Module, shape: Any) -> tuple[Match, tuple[int, int
     if first is None:
         raise failure or Refused("it has no convolution")
     matched = match_network(first)
-    agree = [
-        trace(module, (1, c, height, width), mode, torch.channels_last),
-        trace(module, (_PROBES[-1][0], c, height, width), mode),
-    ]
-    with suppress(Refused):  # another size need not be possible
-        agree.append(trace(module, (1, c, height + 9, width + 14), mode))
-    if len(agree) == 2 and not matched.flat:
-        raise Refused(f"it takes images of {height}x{width} pixels alone")
+    agree = [trace(module, (1, c, height, width), mode, torch.channels_last)]
+    many = _PROBES[-1][0]
+    try:
+        agree.append(trace(module, (many, c, height + 9, width + 14), mode))
+    except Refused as error:  # its classifier may want one size; where that is left is seen
+        if not matched.flat:
+            raise Refused(f"it takes images of {height}x{width} pixels alone") from error
+        agree.append(trace(module, (many, c, height, width), mode))
     if any(match_network(t) != matched for t in agree):
         raise Refused("its forward depends on the size or the memory format of its input")
     return matched, (height, width)

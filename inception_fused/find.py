@@ -24,7 +24,9 @@ from .outline import Outline, Site, outline, sites
 from .trace import FUSION, NETWORK, Refused, all_modules, evaluating
 
 
-def find(model: nn.Module, example_input: Tensor | None = None) -> list[Found]:
+def find(
+    model: nn.Module, example_input: Tensor | None = None, network: bool = True
+) -> list[Found]:
     """Verdicts on the modules of the model that are, or come close to, an Inception module.
 
     The outermost module that matches is taken. A module inside or around another one of the list
@@ -34,13 +36,14 @@ def find(model: nn.Module, example_input: Tensor | None = None) -> list[Found]:
     Args:
         example_input: an input of the model, for modules whose input the probes cannot guess;
             the model is then run once on it.
+        network: whether to look for what can run as one around the modules.
     """
     shapes = _shapes(model, example_input) if example_input is not None else {}
     found: list[Found] = []
     _visit("", model, shapes, set(), found)
     fusible = {id(f.module) for f in found if f.match and not f.outline}
     inline = {id(f.owner) for f in found if f.match and f.outline}
-    if len(found) > 1:
+    if network and len(found) > 1:
         found += _networks("", model, shapes, fusible, inline)
     return found
 

@@ -23,16 +23,22 @@ from .trace import all_modules
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One module of a report. ``backend`` is "" if the module is not fused or was not called."""
+    """One module of a report. ``backend`` is "" if the module is not fused or was not called.
+
+    ``network``: the line is about all that the module computes, with the modules inside.
+    """
 
     name: str
     module: str
     fused: bool
     backend: str
     reason: str
+    network: bool = False
 
     def __str__(self) -> str:
         where = f"{_where(self.name)} ({self.module})"
+        if self.network:
+            where += " as a whole"
         if not self.fused:
             return f"{where}: not fused: {self.reason}"
         if not self.backend:
@@ -40,6 +46,12 @@ class Line:
         if self.backend == "original":
             return f"{where}: fused, but the last call took the original path: {self.reason}"
         return f"{where}: fused, {self.backend}" + (f" ({self.reason})" if self.reason else "")
+
+
+def _not_asked(network: bool) -> str:
+    if network:
+        return "it can run as one, but fuse was not asked to make it"
+    return "it can be fused, but fuse was not called"
 
 
 def _where(name: str) -> str:
@@ -61,8 +73,13 @@ def fuse(
     example_input: Tensor | None = None,
     backend: str = "auto",
     winograd: bool = True,
+    network: bool = True,
 ) -> nn.Module:
     """Fuses every Inception module of the model, in place, and returns the model.
+
+    Where a back end can run all that is around them too (convolutions, pools, local response
+    normalisations, a classifier), the whole runs as one plan; hooks inside it, and what it cannot
+    do, are left to the modules.
 
     Modules are found by what their forward executes, and each is compared with the original on
     random numbers before it is swapped. state_dict, parameters and hooks stay as they were. Warns,
@@ -75,6 +92,7 @@ def fuse(
         backend: "auto" takes the first back end that can run a call, or the original; the name of
             a back end asks for that one.
         winograd: False keeps the CPU back end to direct convolution (:class:`FusedInception`).
+        network: False fuses the modules alone.
 
     Raises:
         TypeError: model is not an nn.Module.
@@ -84,7 +102,7 @@ def fuse(
     for module in all_modules(model):
         if isinstance(module, Fused) and changed(module):
             unswap(module)
-    verdicts = find(model, example_input)
+    verdicts = find(model, example_input, network)
     for verdict in verdicts:
         if verdict.match is None:
             continue
@@ -131,7 +149,8 @@ def explain(model: nn.Module) -> Report:
                 type(verdict.module).__name__,
                 fusion is not None,
                 taken,
-                reason if fusion or reason else "it can be fused, but fuse was not called",
+                reason if fusion or reason else _not_asked(verdict.network),
+                verdict.network,
             )
         )
     return Report(tuple(lines))

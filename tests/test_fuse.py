@@ -8,7 +8,7 @@ import torchvision
 import zoo
 from torch import Tensor, nn
 
-from inception_fused import FusedInception, explain, fuse, models, unfuse
+from inception_fused import FusedInception, FusedNetwork, explain, fuse, models, unfuse
 
 
 def _run(model: nn.Module, x: Tensor) -> Tensor:
@@ -50,7 +50,10 @@ def test_whole_networks(make: object, count: int) -> None:
     got = _run(model, x)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
     fused = [line for line in explain(model).lines if line.fused]
-    assert [line.backend for line in fused] == ["cpu"] * count
+    assert [line.backend for line in fused] == ["cpu"] * (count + 1)
+    assert isinstance(model, FusedNetwork)
+    assert fused[-1].network
+    assert fused[0].reason == "in (the model itself) as a whole"
     assert list(model.state_dict()) == list(state)
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
 
@@ -96,7 +99,8 @@ def test_explain_before_and_after_fuse() -> None:
     model = _torchvision()
     assert str(explain(model)).count("fuse was not called") == 9
     fuse(model)
-    assert str(explain(model)).count("fused, not called yet") == 9
+    assert str(explain(model)).count("fused, not called yet") == 10
+    assert str(explain(model)).count(") as a whole: ") == 1
     model.train()
     model.inception3a(torch.randn(1, 192, 8, 8))
     assert "took the original path: it is in training mode" in str(explain(model).lines[0])

@@ -254,7 +254,18 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
     "eps 32": lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, eps=32))),
     "norm without affine": lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, affine=False))),
     "average pool": lambda: Block(pool=nn.AvgPool2d(3, 1, 1)),
+    "average pool, count_include_pad=False": lambda: Block(
+        pool=nn.AvgPool2d(3, 1, 1, count_include_pad=False)
+    ),
     "pool with ceil_mode at stride 1": lambda: Block(pool=nn.MaxPool2d(3, 1, 1, ceil_mode=True)),
+    "pool with ceil_mode at stride 2": lambda: Written(
+        lambda m, x: torch.cat([m.three(x), F.max_pool2d(x, 2, 2, ceil_mode=True), m.two(x)], 1),
+        third=lambda: Conv(C, 8, 3, stride=2),
+        unit=lambda i, o, k=1: Conv(i, o, k, stride=1 + (k == 3)),
+    ),
+    "response norm in a branch": lambda: Block(
+        third=lambda: nn.Sequential(Conv(C, 8), nn.LocalResponseNorm(5), Conv(8, 8, 3))
+    ),
     "pool, then 3x3": lambda: Block(
         third=lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), Conv(C, 8, 3))
     ),
@@ -349,10 +360,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, track_running_stats=False))),
         "statistics of the batch",
     ),
-    "average pool, count_include_pad=False": (
-        lambda: Block(pool=nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
-        "count_include_pad",
-    ),
     "grouped": (lambda: Block(unit(groups=2)), "groups"),
     "dilated": (
         lambda: Block(third=lambda: Conv(C, 8, 3, padding=2, dilation=2)),
@@ -377,16 +384,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "pruned with a mask": (lambda: _reparametrised(_masked), "hooks"),
     "instance norm": (lambda: Block(unit(norm=nn.InstanceNorm2d)), "aten.view"),
-    "pool with ceil_mode at stride 2": (
-        lambda: Written(
-            lambda m, x: torch.cat(
-                [m.three(x), F.max_pool2d(x, 2, 2, ceil_mode=True), m.two(x)], 1
-            ),
-            third=lambda: Conv(C, 8, 3, stride=2),
-            unit=lambda i, o, k=1: Conv(i, o, k, stride=1 + (k == 3)),
-        ),
-        "ceil_mode=True with stride",
-    ),
     "a branch that is also returned": (
         lambda: Written(lambda m, x: (torch.cat([y := m.one(x), m.two(x)], 1), y)),
         "does not return one tensor",
