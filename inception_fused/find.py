@@ -20,7 +20,7 @@ from .examine import (
     mentions_cat,
     random_input,
 )
-from .outline import Outline, Site, outline, sites
+from .outline import Outline, Site, network_site, outline, sites
 from .trace import FUSION, NETWORK, Refused, all_modules, evaluating
 
 
@@ -62,12 +62,43 @@ def _networks(
     if (known := module.__dict__.get(NETWORK)) is not None:
         yield Found(name, module, known.match, network=True)
         return
-    verdict = examine_network(module, name, shapes.get(id(module)))
+    outlined = module.__dict__.get(FUSION)
+    if isinstance(outlined, Outline) and outlined.network:
+        (region,) = outlined.regions
+        place = _join(name, region.place)
+        match_ = region.__dict__[FUSION].match
+        yield Found(place, region, match_, outline=outlined, network=True)
+        return
+    shape = shapes.get(id(module))
+    verdict = examine_network(module, name, shape)
+    if verdict.match is None and id(module) not in inline:
+        verdict = _network_part(module, name, shape) or verdict
     if verdict.match is not None or not name:
         yield verdict
     if verdict.match is None:
         for child_name, child in _children(module):
             yield from _networks(_join(name, child_name), child, shapes, fusible, inline)
+
+
+def _network_part(module: nn.Module, name: str, shape: Any) -> Found | None:
+    """The verdict on the largest part of the module's own forward that can run as one, if any."""
+    if forbidden(module) is not None:
+        return None
+    channels = channel_guesses(module)
+    shapes = [shape] if shape else [(2, c, size, size) for size in NETWORK_SIZES for c in channels]
+    try:
+        found = network_site(module, shapes)
+        if found is None:
+            return None
+        site, region_shape = found
+        verdict = examine_network(site.region, _join(name, site.region.place), region_shape)
+        if verdict.match is None:
+            return None
+        made = outline(module, [site], network=True)
+        _check_outline(module, made)
+    except Refused:
+        return None
+    return replace(verdict, outline=made)
 
 
 def _visit(
@@ -88,6 +119,8 @@ def _visit(
     start = len(found)
     for child_name, child in _children(module):
         below |= _visit(_join(name, child_name), child, shapes, seen, found)
+    if isinstance(fusion, Outline) and fusion.network:
+        return below
     if fusion is not None:
         for region in fusion.regions:
             match_ = region.__dict__[FUSION].match

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from .examine import Found
 from .find import find
-from .fusion import Options, fusion_of, network_of
+from .fusion import Fusion, Options, fusion_of, network_of
 from .module import (
     Fused,
     FusedInception,
@@ -46,6 +47,11 @@ class Line:
         if self.backend == "original":
             return f"{where}: fused, but the last call took the original path: {self.reason}"
         return f"{where}: fused, {self.backend}" + (f" ({self.reason})" if self.reason else "")
+
+
+def _fusion(verdict: Found) -> Fusion | None:
+    whole = verdict.network and not verdict.outline
+    return network_of(verdict.module) if whole else fusion_of(verdict.module)
 
 
 def _not_asked(network: bool) -> str:
@@ -106,11 +112,12 @@ def fuse(
     for verdict in verdicts:
         if verdict.match is None:
             continue
-        if verdict.network:
-            swap_network(verdict.module, verdict.match, Options(backend, winograd))
-        elif not isinstance(verdict.module, FusedInception):
-            swap(verdict.module, verdict.match, Options(backend, winograd))
-            if verdict.outline and not isinstance(verdict.outline.owner, FusedInception):
+        options = Options(backend, winograd)
+        if verdict.network and not verdict.outline:
+            swap_network(verdict.module, verdict.match, options)
+        elif not isinstance(verdict.module, Fused):
+            swap(verdict.module, verdict.match, options)
+            if verdict.outline and not isinstance(verdict.outline.owner, Fused):
                 swap_outlined(verdict.outline)
     if not any(isinstance(m, FusedInception) for m in model.modules()) and not any(
         isinstance(v.module, FusedInception) for v in verdicts
@@ -133,13 +140,13 @@ def explain(model: nn.Module) -> Report:
     verdicts = find(model)
     taken_by: dict[int, tuple[str, str]] = {}  # back end and reason, by what a network has run
     for verdict in verdicts:
-        network = network_of(verdict.module) if verdict.network else None
+        network = _fusion(verdict) if verdict.network else None
         if network is not None and network.taken not in ("", "original"):
             inside = (network.taken, f"in {_where(verdict.name)} as a whole")
             taken_by |= {id(m): inside for m in all_modules(verdict.module)}
     lines = []
     for verdict in verdicts:
-        fusion = (network_of if verdict.network else fusion_of)(verdict.module)
+        fusion = _fusion(verdict)
         taken, reason = fusion.state if fusion else ("", verdict.reason)
         if fusion and not verdict.network:
             taken, reason = taken_by.get(id(verdict.owner), (taken, reason))

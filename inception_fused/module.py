@@ -194,13 +194,13 @@ def swap(module: nn.Module, match: Match, options: Options) -> FusedInception:
     return module
 
 
-def swap_outlined(outline: Outline) -> FusedInception:
+def swap_outlined(outline: Outline) -> None:
     """Makes the owner of the outline, in place, a module whose regions run fused."""
     module = outline.owner
     module.__dict__[FUSION] = outline
-    module.__class__ = fused_class(type(module))
-    assert isinstance(module, FusedInception)
-    return module
+    module.__class__ = fused_class(
+        type(module), FusedNetwork if outline.network else FusedInception
+    )
 
 
 def swap_network(module: nn.Module, match: Match, options: Options) -> None:

@@ -15,14 +15,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from .match import is_relu
+from .network import match_network
 from .trace import (
     FUSION,
     Recorder,
     Refused,
     State,
+    Trace,
     Value,
+    all_modules,
     evaluating,
     names_in_code,
+    originals,
     places,
     quiet,
     settings,
@@ -73,7 +77,8 @@ class Outline:
     """What an outlined module knows: its forward with the regions called in it.
 
     Calling it gives the output, or None if the original forward must run. ``shape`` is that of an
-    input which it is known to take.
+    input which it is known to take. ``network``: its one region is not an Inception module, but a
+    network around fused ones.
     """
 
     def __init__(
@@ -82,7 +87,9 @@ class Outline:
         forward: Forward,
         regions: Sequence[Region],
         shape: tuple[int, int, int, int],
+        network: bool,
     ) -> None:
+        self.network = network
         self.owner = owner
         self.shape = shape
         self.regions = list(regions)
@@ -101,6 +108,7 @@ class Outline:
             (self.owner, self.regions, self._children), memo
         )
         new._forward, new._settings, new.shape = self._forward, self._settings, self.shape
+        new.network = self.network
         new._name_regions()
         return new
 
@@ -180,8 +188,59 @@ def sites(owner: nn.Module, shapes: Sequence[tuple[int, int, int, int]]) -> list
     return found
 
 
-def outline(owner: nn.Module, chosen: Sequence[Site]) -> Outline:
-    """The outline of a module with these sites, first one first, from one call of :func:`sites`."""
+def network_site(
+    owner: nn.Module, shapes: Sequence[tuple[int, int, int, int]]
+) -> tuple[Site, tuple[int, ...]] | None:
+    """The first and largest part of the module's own code that is a network of Inception modules.
+
+    Args:
+        shapes: (N, C, H, W) of inputs to try, one after the other.
+
+    Returns:
+        The part and the shape of its input for the first of the shapes that is possible; None if
+        there is no such part.
+
+    Raises:
+        Refused: the forward cannot be rewritten.
+    """
+    graph = _graph(owner)
+    run = _run(owner, graph, shapes)
+    known = [n for n in graph.nodes if n.op != "output" and not run.overwritten(n)]
+    for source in known:
+        value = run.values[source]
+        if len(value.shape) != 4 or value.op in ("parameter", "constant"):
+            continue
+        for output in reversed(known):
+            nodes = _between(source, output)
+            if nodes and run.is_network(source, output):
+                site = Site(owner, source, nodes, output, value.shape[1], run.shape)
+                site.region.place = f"{source.name} to {output.name}"
+                return site, value.shape
+    return None
+
+
+def _between(source: fx.Node, output: fx.Node) -> set[fx.Node]:
+    """The nodes from the one to the other; none if they read, or are read by, any others."""
+    nodes: set[fx.Node] = set()
+    queue = [output]
+    while queue:
+        node = queue.pop()
+        if node is source or node in nodes:
+            continue
+        if not node.all_input_nodes:
+            return set()
+        nodes.add(node)
+        queue += node.all_input_nodes
+    read = any(u not in nodes for n in nodes - {output} for u in n.users)
+    return set() if read else nodes
+
+
+def outline(owner: nn.Module, chosen: Sequence[Site], network: bool = False) -> Outline:
+    """The outline of a module with these sites, first one first, from one call of :func:`sites`.
+
+    Args:
+        network: of the outline.
+    """
     graph = chosen[0].output.graph
     calls: dict[fx.Node, fx.Node] = {}
     for i, site in enumerate(chosen):
@@ -191,7 +250,8 @@ def outline(owner: nn.Module, chosen: Sequence[Site]) -> Outline:
         site.output.replace_all_uses_with(call)
         for node in sorted(site.nodes, reverse=True):
             graph.erase_node(node)
-    return Outline(owner, _compiled(graph), [s.region for s in chosen], chosen[0].shape)
+    regions = [s.region for s in chosen]
+    return Outline(owner, _compiled(graph), regions, chosen[0].shape, network)
 
 
 class _Tracer(fx.Tracer):
@@ -205,7 +265,7 @@ def _graph(owner: nn.Module) -> fx.Graph:
         raise Refused("its forward changes the grad mode or autocast")
     state = State([owner])
     try:
-        with evaluating([owner]):
+        with evaluating([owner]), originals([owner]):
             graph = _Tracer().trace(owner)
     except Exception as error:
         text = str(error).strip().partition("\n")[0]
@@ -248,11 +308,20 @@ class _Run(fx.Interpreter):
             return True
         return self._recorder.value(self._tensors[node]) is not self.values[node]
 
+    def is_network(self, source: fx.Node, output: fx.Node) -> bool:
+        """Whether all from the one to the other can be matched as a network."""
+        record = Trace(self.values[source], self.values[output], (), self._recorder.refused)
+        try:
+            match_network(record)
+        except Refused:
+            return False
+        return True
+
 
 def _run(owner: nn.Module, graph: fx.Graph, shapes: Sequence[tuple[int, int, int, int]]) -> _Run:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    modules = list(owner.modules())
+    modules = all_modules(owner)
     held = [p for p in (*owner.parameters(), *owner.buffers()) if p.is_floating_point()]
     failure: Exception | None = None
     for shape in shapes:
@@ -261,7 +330,7 @@ def _run(owner: nn.Module, graph: fx.Graph, shapes: Sequence[tuple[int, int, int
         run = _Run(owner, graph, recorder, shape)
         state = State(modules)
         try:
-            with quiet(), evaluating(modules), torch.no_grad(), mode:
+            with quiet(), evaluating(modules), originals(modules), torch.no_grad(), mode:
                 x = torch.empty(shape, dtype=held[0].dtype, device=held[0].device)
                 with recorder:
                     recorder.start(x)
