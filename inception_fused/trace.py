@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -205,6 +206,7 @@ def settings(modules: list[nn.Module]) -> list[Setting]:
     ]
 
 
+@lru_cache(maxsize=1024)
 def names_in_code(kind: type) -> frozenset[str]:
     """Every name that the methods of a module class use; not those of ``nn.Module`` itself."""
     found: set[str] = set()

@@ -9,21 +9,26 @@ from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from .match import Source
-from .trace import all_modules, settings
+from .trace import all_modules, names_in_code, settings
 
 
 class Watch:
     """Sees every change of the modules below a fused one that can be seen cheaply.
 
-    Not seen: writes through ``tensor.data`` or a numpy view.
+    Not seen: writes through ``tensor.data`` or a numpy view. After a large network each look at an
+    object is a miss in the caches, so nothing is looked at that cannot matter.
     """
 
     def __init__(self, module: nn.Module, sources: Sequence[Source]) -> None:
         modules = all_modules(module)
         norms = [s.norm for s in sources if s.norm and s.norm.eps_owner]
-        self._dicts = [m.__dict__ for m in modules]
+        self._training = [
+            m.__dict__ for m in modules if m is module or "training" in names_in_code(type(m))
+        ]
+        self._handles = -1  # that torch had given out for hooks when there were none here
         self._hooks = [
             hooks
             for m in modules
@@ -35,7 +40,7 @@ class Watch:
                 m._backward_pre_hooks,
             )
         ]
-        self._child_dicts = [m._modules for m in modules]
+        self._child_dicts = [m._modules for m in modules if m._modules]
         self.children = [*chain.from_iterable(map(dict.values, self._child_dicts))]
         self._eps_dicts = [n.eps_owner.__dict__ for n in norms if n.eps_owner]
         self._eps = [n.eps for n in norms]
@@ -58,9 +63,11 @@ class Watch:
 
     def reason(self) -> str | None:
         """Why the original must run now; None if the plan may."""
-        if any(self._hooks):
-            return "a module inside has hooks"
-        if True in [d["training"] for d in self._dicts]:
+        if RemovableHandle.next_id != self._handles:  # every new hook gets a handle
+            if any(self._hooks):
+                return "a module inside has hooks"
+            self._handles = RemovableHandle.next_id
+        if True in [d["training"] for d in self._training]:
             return "it is in training mode"
         return self.changed()
 
