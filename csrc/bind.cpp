@@ -16,8 +16,11 @@ STABLE_TORCH_LIBRARY(inception_fused, m) {
   m.def("run.out(Tensor x, Tensor pack, int[] plan, *, Tensor(a!) out) -> ()");
   // Width of the CPU kernels of this process: floats per vector.
   m.def("cpu_lanes() -> int");
-  // Multiply-adds in registers on every thread; returns the floating-point operations done.
-  m.def("cpu_spin(int iterations) -> int");
+  // Whether they multiply bfloat16 in one instruction, or in several of float32.
+  m.def("cpu_multiplies_bfloat16() -> bool");
+  // Multiply-adds in registers on every thread, of float32 or of bfloat16; returns the
+  // floating-point operations done.
+  m.def("cpu_spin(int iterations, *, bool bfloat16=False) -> int");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <utility>
 
 #include "check.h"
@@ -19,7 +20,7 @@ using torch::headeronly::ScalarType;
 
 cpu::Strided strided(const Tensor& tensor) {
   cpu::Strided view{};
-  view.data = static_cast<float*>(const_cast<void*>(tensor.const_data_ptr()));
+  view.data = const_cast<void*>(tensor.const_data_ptr());
   for (int i = 0; i < 4; ++i) {
     view.size[i] = tensor.size(i);
     view.stride[i] = tensor.stride(i);
@@ -55,6 +56,26 @@ void for_threads(int threads, const std::function<void(int)>& body) {
   });
 }
 
+cpu::Precision precision_of(const char* name, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return cpu::Precision::kFloat32;
+    case ScalarType::BFloat16:
+      return cpu::Precision::kBFloat16;
+    default:
+      throw std::invalid_argument("inception_fused: " + std::string(name) +
+                                  " must be Float or BFloat16, got " +
+                                  torch::headeronly::toString(tensor.scalar_type()));
+  }
+}
+
+// Elements of a pack as its layout counts them, float32; -1 if they are not whole.
+int64_t size_of(const Tensor& pack) {
+  constexpr int64_t kBytes = sizeof(float);
+  const int64_t bytes = pack.numel() * pack.element_size();
+  return bytes % kBytes ? -1 : bytes / kBytes;
+}
+
 // The last plans that this thread has run, each with the sizes and strides it ran on.
 class Recent {
  public:
@@ -64,7 +85,7 @@ class Recent {
   std::shared_ptr<const cpu::Prepared> find(const Key& key, const Tensor& pack) const {
     const auto* header = static_cast<const float*>(pack.const_data_ptr());
     for (const Entry& entry : entries_) {
-      if (entry.key == key && cpu::is_layout_of(entry.prepared->layout(), header, pack.numel())) {
+      if (entry.key == key && cpu::is_layout_of(entry.prepared->layout(), header, size_of(pack))) {
         return entry.prepared;
       }
     }
@@ -93,7 +114,7 @@ thread_local Recent recent;
 
 // All that a Prepared depends on, beside the pack's layout.
 Recent::Key key_of(const Tensor& x, const std::vector<int64_t>& code, const Tensor* out) {
-  Recent::Key key{torch::stable::get_num_threads()};
+  Recent::Key key{torch::stable::get_num_threads(), static_cast<int64_t>(x.scalar_type())};
   for (int i = 0; i < 4; ++i) {
     key.push_back(x.size(i));
     key.push_back(x.stride(i));
@@ -106,21 +127,25 @@ Recent::Key key_of(const Tensor& x, const std::vector<int64_t>& code, const Tens
 Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
                 std::vector<int64_t> tuning, bool /* tf32 */) {
   const Plan plan = decode(code);
-  const cpu::PackLayout layout = cpu::pack_layout(plan, tuning);
   check_weights(plan, weights, biases);
-  std::vector<const float*> weight_data, bias_data;
+  const ScalarType dtype = weights.empty() ? ScalarType::Float : weights[0].scalar_type();
+  const cpu::Precision precision =
+      weights.empty() ? cpu::Precision::kFloat32 : precision_of("weights", weights[0]);
+  const cpu::PackLayout layout = cpu::pack_layout(plan, precision, tuning);
+  std::vector<const void*> weight_data, bias_data;
   for (std::vector<Tensor>* tensors : {&weights, &biases}) {
     auto& data = tensors == &weights ? weight_data : bias_data;
     for (Tensor& tensor : *tensors) {
       const char* name = tensors == &weights ? "weights" : "biases";
       require(tensor.is_cpu(), std::string(name) + " must all be on one device");
-      check_dtype(name, tensor, ScalarType::Float);
+      check_dtype(name, tensor, dtype);
       tensor = torch::stable::contiguous(tensor);
-      data.push_back(static_cast<const float*>(tensor.const_data_ptr()));
+      data.push_back(tensor.const_data_ptr());
     }
   }
-  const std::array<int64_t, 1> size{layout.size};
-  const Tensor packed = torch::stable::empty(size, ScalarType::Float);
+  const std::array<int64_t, 1> size{layout.size * static_cast<int64_t>(sizeof(float)) /
+                                    cpu::bytes_of(precision)};
+  const Tensor packed = torch::stable::empty(size, dtype);
   cpu::pack(plan, layout, weight_data, bias_data, static_cast<float*>(packed.mutable_data_ptr()));
   return packed;
 }
@@ -128,7 +153,7 @@ Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::ve
 Tensor empty_output(const Tensor& x, int64_t channels, Size size) {
   const std::array<int64_t, 4> shape{x.size(0), channels, size.height, size.width};
   return torch::stable::empty(
-      shape, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
+      shape, x.scalar_type(), std::nullopt, std::nullopt, std::nullopt,
       wants_channels_last(x) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
@@ -136,8 +161,8 @@ Tensor empty_output(const Tensor& x, int64_t channels, Size size) {
 std::shared_ptr<const cpu::Prepared> prepare(const Tensor& x, const Tensor& pack,
                                              const std::vector<int64_t>& code, const Tensor* out) {
   require(pack.is_cpu(), "pack must be on the CPU, as x is");
-  check_dtype("x", x, ScalarType::Float);
-  check_dtype("pack", pack, ScalarType::Float);
+  const cpu::Precision precision = precision_of("x", x);
+  check_dtype("pack", pack, x.scalar_type());
   require(
       pack.dim() == 1 && pack.is_contiguous(),
       "pack must be what inception_fused::pack gives, contiguous with one dimension, got shape " +
@@ -148,8 +173,8 @@ std::shared_ptr<const cpu::Prepared> prepare(const Tensor& x, const Tensor& pack
     Plan plan = decode(code);
     check_input(plan, x);
     const Size size = plan.sizes({x.size(2), x.size(3)})[kOut];
-    cpu::PackLayout layout =
-        cpu::read_layout(plan, static_cast<const float*>(pack.const_data_ptr()), pack.numel());
+    cpu::PackLayout layout = cpu::read_layout(
+        plan, precision, static_cast<const float*>(pack.const_data_ptr()), size_of(pack));
     const cpu::Strided to = strided(out ? *out : empty_output(x, plan.out_channels(), size));
     const int threads = threads_for(plan, x);
     prepared = std::make_shared<const cpu::Prepared>(std::move(plan), std::move(layout), strided(x),
@@ -174,7 +199,6 @@ Tensor run_cpu(Tensor x, Tensor pack, std::vector<int64_t> code) {
 
 void run_out_cpu(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
   require_4d(x);
-  check_dtype("x", x, ScalarType::Float);
   require(out.is_cpu(), "out must be on the CPU, as x is");
   require(!may_overlap(pack, out), "out must not overlap pack in memory");
   x = direct(x);
@@ -188,13 +212,16 @@ void run_out_cpu(Tensor x, Tensor pack, std::vector<int64_t> code, Tensor out) {
 
 int64_t cpu_lanes() {
   const cpu::Kernels& table = cpu::kernels();
-  return table.name == "avx512" ? 16 : table.name == "avx2" ? 8 : 4;
+  return table.name.starts_with("avx512") ? 16 : table.name == "avx2" ? 8 : 4;
 }
 
-int64_t cpu_spin(int64_t iterations) {
+bool cpu_multiplies_bfloat16() { return cpu::kernels().name == "avx512_bf16"; }
+
+int64_t cpu_spin(int64_t iterations, bool bfloat16) {
   const int threads = static_cast<int>(torch::stable::get_num_threads());
   std::vector<int64_t> done(static_cast<size_t>(threads));
-  for_threads(threads, [&](int thread) { done[thread] = cpu::kernels().spin(iterations); });
+  const auto spin = bfloat16 ? cpu::kernels().bfloat16.spin : cpu::kernels().float32.spin;
+  for_threads(threads, [&](int thread) { done[thread] = spin(iterations); });
   int64_t total = 0;
   for (int64_t n : done) total += n;
   return total;
@@ -210,6 +237,7 @@ STABLE_TORCH_LIBRARY_IMPL(inception_fused, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(inception_fused, CompositeExplicitAutograd, m) {
   m.impl("cpu_lanes", TORCH_BOX(&cpu_lanes));
+  m.impl("cpu_multiplies_bfloat16", TORCH_BOX(&cpu_multiplies_bfloat16));
   m.impl("cpu_spin", TORCH_BOX(&cpu_spin));
 }
 

@@ -88,12 +88,14 @@ def _cuda_settings(x: Tensor) -> Hashable:
 def _cpu_why_not(plan: Plan, x: Tensor) -> str | None:
     if x.device.type != "cpu":
         return f"x is on {x.device}"
-    if x.dtype != torch.float32:
-        return f"x is {x.dtype}, the CPU kernels are float32"
+    if x.dtype not in ops.CPU_DTYPES:
+        return f"x is {x.dtype}, the CPU kernels are float32 or bfloat16"
     return None
 
 
 def _cpu_tuning(plan: Plan, x: Tensor) -> Tuning:
+    if x.dtype is not torch.float32:
+        return ()  # the transforms of Winograd's filtering would round too much
     # A size that torch.compile keeps open must not decide: the graph would hold for one size only.
     batch, _, height, width = (n if isinstance(n, int) else None for n in x.shape)
     if height is None or width is None:
@@ -189,5 +191,8 @@ def backends() -> dict[str, str]:
     state = {backend.name: backend.unavailable() or "available" for backend in TABLE}
     if ops.NOT_LOADED is None:
         lanes = int(torch.ops.inception_fused.cpu_lanes())
-        state["cpu"] += f" ({ {4: 'base', 8: 'AVX2', 16: 'AVX-512'}[lanes] } kernels)"
+        kernels = {4: "base", 8: "AVX2", 16: "AVX-512"}[lanes]
+        if torch.ops.inception_fused.cpu_multiplies_bfloat16():
+            kernels += " and AVX512-BF16"
+        state["cpu"] += f" ({kernels} kernels)"
     return state

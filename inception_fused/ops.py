@@ -18,6 +18,9 @@ from . import cuda, reference
 from .constant import constant_result
 from .plan import Plan
 
+CPU_DTYPES = (torch.float32, torch.bfloat16)
+"""What the CPU kernels compute with."""
+
 _GROUP = 16  # columns; csrc/cpu/kernels.h
 
 
@@ -65,16 +68,19 @@ def allows_tf32() -> bool:
     return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
-def cpu_pack_size(plan: Plan, tuning: Sequence[int] = ()) -> int:
-    """Elements of a CPU pack: ``pack_layout(plan, tuning).size`` of ``csrc/cpu/pack.cpp``."""
+def cpu_pack_size(
+    plan: Plan, tuning: Sequence[int] = (), dtype: torch.dtype = torch.float32
+) -> int:
+    """Elements of the dtype in a CPU pack: ``pack_layout`` of ``csrc/cpu/pack.cpp``."""
+    in_four_bytes = 4 // dtype.itemsize
     total = -(-len(plan.steps) // _GROUP) * _GROUP
     for step, tile in zip(plan.steps, tuning or [0] * len(plan.steps), strict=True):
         if step.kind.has_weight:
             columns = sum(-(-d.slice.channels // _GROUP) * _GROUP for d in step.dst)
             height, width = step.window.kernel
             taps = (tile + height - 1) ** 2 if tile else height * width
-            total += columns * (1 + taps * step.src.channels)
-    return total
+            total += columns * (1 + taps * -(-step.src.channels // in_four_bytes))
+    return total * in_four_bytes
 
 
 def _register_fakes() -> None:
@@ -115,7 +121,7 @@ def _register_fakes() -> None:
         first = weights[0]
         if first.device.type == "cuda":
             return first.new_empty(cuda.pack_elements(decoded, first.dtype, tf32))
-        return first.new_empty(cpu_pack_size(decoded, [int(i) for i in tuning]))
+        return first.new_empty(cpu_pack_size(decoded, [int(i) for i in tuning], first.dtype))
 
     torch.library.register_fake("inception_fused::run", run)
     torch.library.register_fake("inception_fused::run.out", run_out)

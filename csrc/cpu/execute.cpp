@@ -3,20 +3,23 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 namespace inception_fused::cpu {
 
-float* base_of(const Program& program, int64_t buffer, const Operands& operands) {
+template <typename T>
+T* base_of(const Program& program, int64_t buffer, const Operands<T>& operands) {
   const Place& place = program.places[buffer];
   if (place.scratch) return operands.scratch + place.offset;
   const Strided& tensor = buffer == kIn ? operands.x : operands.out;
-  return tensor.data + operands.first_image * place.image;
+  return static_cast<T*>(tensor.data) + operands.first_image * place.image;
 }
 
+template <typename T>
 void find_columns(const Program& program, const Step& step, const StepInfo& info,
-                  const Panel& panel, const Operands& operands, const int64_t* const* rows,
-                  Column* columns) {
+                  const Panel& panel, const Operands<T>& operands, const int64_t* const* rows,
+                  Column<T>* columns) {
   int group = 0;
   for (const Destination& dst : step.dst) {
     for (int64_t channel = 0; channel < dst.slice.channels; channel += kGroup, ++group) {
@@ -36,12 +39,14 @@ namespace {
 // Offsets of the pixels of a chunk in one of the buffers that a step writes.
 using Rows = std::array<int64_t, kMaxChunk>;
 
-void run_product(const Program& program, const Task& task, const Operands& operands) {
+template <typename T>
+void run_product(const Program& program, const Task& task, const Operands<T>& operands) {
+  const KernelsOf<T>& kernels = program.kernels.of<T>();
   const Step& step = program.plan.steps[task.step];
   const StepPack& pack = program.layout.steps[task.step];
   const StepInfo& info = program.steps[task.step];
   const Place& from = program.places[step.src.buffer];
-  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
+  const T* src = base_of(program, step.src.buffer, operands) + step.src.offset;
   const int64_t channels = step.src.channels;
   const Size size = program.places[step.dst[0].slice.buffer].size;
   const int tap_count = static_cast<int>(info.taps.size());
@@ -52,17 +57,17 @@ void run_product(const Program& program, const Task& task, const Operands& opera
   // Rows of A that stay in the second-level cache while all panels pass over them.
   constexpr int64_t kChunkBytes = 128 << 10;
   const int64_t longest =
-      step.pre ? kPoolChunk
-               : std::clamp<int64_t>(kChunkBytes / (channels * int64_t{sizeof(float)}), kMaxRows,
-                                     kMaxChunk);
+      step.pre
+          ? kPoolChunk
+          : std::clamp<int64_t>(kChunkBytes / (channels * int64_t{sizeof(T)}), kMaxRows, kMaxChunk);
   const int64_t chunks = (task.last - task.first + longest - 1) / longest;
-  const float* a[kMaxChunk];
+  const T* a[kMaxChunk];
   for (int64_t c = 0; c < chunks; ++c) {
     const int64_t first = task.first + c * (task.last - task.first) / chunks;
     const int64_t last = task.first + (c + 1) * (task.last - task.first) / chunks;
     const int count = static_cast<int>(last - first);
     if (step.pre) {
-      pool_pixels(program.kernels, *step.pre, from, src, channels, Cursor(size, first), count,
+      pool_pixels(kernels, *step.pre, from, src, channels, Cursor(size, first), count,
                   operands.own);
     }
     Cursor at(size, first);
@@ -80,16 +85,16 @@ void run_product(const Program& program, const Task& task, const Operands& opera
     }
     for (int p = task.first_panel; p < task.last_panel; ++p) {
       const Panel& panel = pack.panels[p];
-      const int most = program.kernels.rows[panel.groups];
+      const int most = kernels.rows[panel.groups];
       const int tiles = (count + most - 1) / most;
-      Column columns[kMaxGroups];
+      Column<T> columns[kMaxGroups];
       find_columns(program, step, info, panel, operands, first_rows.data(), columns);
       int done = 0;
       for (int t = 0; t < tiles; ++t) {
         const int height = (t + 1) * count / tiles - done;
-        program.kernels.gemm({a + done, info.taps.data(), operands.pack + panel.offset,
-                              operands.pack + pack.bias + panel.first_group * kGroup, columns,
-                              info.depth, tap_count, height, panel.groups});
+        kernels.gemm({a + done, info.taps.data(), operands.pack + panel.offset,
+                      operands.pack + pack.bias + panel.first_group * kGroup, columns, info.depth,
+                      tap_count, height, panel.groups});
         for (int g = 0; g < panel.groups; ++g) columns[g].row += height;
         done += height;
       }
@@ -98,50 +103,56 @@ void run_product(const Program& program, const Task& task, const Operands& opera
 }
 
 // Image rows [first, last) of x into scratch.
-void run_load(const Program& program, const Task& task, const Operands& operands) {
+template <typename T>
+void run_load(const Program& program, const Task& task, const Operands<T>& operands) {
   const Place& to = program.places[kIn];
   const Strided& x = operands.x;
-  float* dst = base_of(program, kIn, operands);
+  T* dst = base_of(program, kIn, operands);
   for (int64_t i = task.first; i < task.last; ++i) {
     const int64_t image = i / to.size.height;
     const int64_t y = i % to.size.height;
-    const float* src = x.data + (operands.first_image + image) * x.stride[0] + y * x.stride[2];
-    float* row = dst + image * to.image + y * to.row;
+    const T* src = static_cast<const T*>(x.data) + (operands.first_image + image) * x.stride[0] +
+                   y * x.stride[2];
+    T* row = dst + image * to.image + y * to.row;
     if (x.channels_last()) {
       for (int64_t pixel = 0; pixel < to.size.width; ++pixel) {
         std::memcpy(row + pixel * to.pixel, src + pixel * x.stride[3],
-                    static_cast<size_t>(to.channels) * sizeof(float));
+                    static_cast<size_t>(to.channels) * sizeof(T));
       }
     } else {
-      program.kernels.transpose(src, x.stride[1], to.channels, to.size.width, row, to.pixel);
+      program.kernels.of<T>().transpose(src, x.stride[1], to.channels, to.size.width, row,
+                                        to.pixel);
     }
   }
 }
 
 // Image rows [first, last) of the output from scratch.
-void run_store(const Program& program, const Task& task, const Operands& operands) {
+template <typename T>
+void run_store(const Program& program, const Task& task, const Operands<T>& operands) {
   const Place& from = program.places[kOut];
   const Strided& out = operands.out;
-  const float* src = base_of(program, kOut, operands);
+  const T* src = base_of(program, kOut, operands);
   for (int64_t i = task.first; i < task.last; ++i) {
     const int64_t image = i / from.size.height;
     const int64_t y = i % from.size.height;
-    float* row = out.data + (operands.first_image + image) * out.stride[0] + y * out.stride[2];
-    program.kernels.transpose(src + image * from.image + y * from.row, from.pixel, from.size.width,
-                              from.channels, row, out.stride[1]);
+    T* row = static_cast<T*>(out.data) + (operands.first_image + image) * out.stride[0] +
+             y * out.stride[2];
+    program.kernels.of<T>().transpose(src + image * from.image + y * from.row, from.pixel,
+                                      from.size.width, from.channels, row, out.stride[1]);
   }
 }
 
 // Zeros around images [first, last) of a buffer.
-void run_border(const Program& program, const Task& task, const Operands& operands) {
+template <typename T>
+void run_border(const Program& program, const Task& task, const Operands<T>& operands) {
   const Place& place = program.places[task.buffer];
   const int64_t side = place.border.width * place.pixel;
-  const auto zero = [](float* p, int64_t count) { std::fill_n(p, count, 0.0f); };
+  const auto zero = [](T* p, int64_t count) { std::fill_n(p, count, T{}); };
   for (int64_t image = task.first; image < task.last; ++image) {
-    float* top = base_of(program, task.buffer, operands) + image * place.image -
-                 place.border.height * place.row - side;
+    T* top = base_of(program, task.buffer, operands) + image * place.image -
+             place.border.height * place.row - side;
     zero(top, place.border.height * place.row);
-    float* row = top + place.border.height * place.row;
+    T* row = top + place.border.height * place.row;
     for (int64_t y = 0; y < place.size.height; ++y, row += place.row) {
       zero(row, side);
       zero(row + place.row - side, side);
@@ -152,7 +163,8 @@ void run_border(const Program& program, const Task& task, const Operands& operan
 
 }  // namespace
 
-void execute(const Program& program, const Task& task, const Operands& operands) {
+template <typename T>
+void execute(const Program& program, const Task& task, const Operands<T>& operands) {
   switch (task.op) {
     case Task::Op::kLoad:
       return run_load(program, task, operands);
@@ -163,10 +175,19 @@ void execute(const Program& program, const Task& task, const Operands& operands)
     case Task::Op::kStep: {
       const Step& step = program.plan.steps[task.step];
       if (!has_weight(step.kind)) return run_pool(program, task, operands);
-      if (program.layout.steps[task.step].tile) return run_winograd(program, task, operands);
+      if constexpr (std::is_same_v<T, float>) {
+        if (program.layout.steps[task.step].tile) return run_winograd(program, task, operands);
+      }
       return run_product(program, task, operands);
     }
   }
 }
+
+template float* base_of(const Program&, int64_t, const Operands<float>&);
+template BFloat16* base_of(const Program&, int64_t, const Operands<BFloat16>&);
+template void find_columns(const Program&, const Step&, const StepInfo&, const Panel&,
+                           const Operands<float>&, const int64_t* const*, Column<float>*);
+template void execute(const Program&, const Task&, const Operands<float>&);
+template void execute(const Program&, const Task&, const Operands<BFloat16>&);
 
 }  // namespace inception_fused::cpu

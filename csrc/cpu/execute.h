@@ -13,25 +13,28 @@ struct Transformed {
   bool operator==(const Transformed&) const = default;
 };
 
-// The tensors and memory of one run of a program, for one thread.
+// The tensors and memory of one run of a program, for one thread. T: float or BFloat16.
+template <typename T>
 struct Operands {
   const Strided& x;
   const Strided& out;
   int64_t first_image;  // of the program's images, in x and out
   const float* pack;
-  float* scratch;  // Program::scratch elements
-  float* own;      // Program::own.size() elements
+  T* scratch;  // Program::scratch elements
+  T* own;      // Program::own.size() elements
   Transformed* transformed;
 };
 
 // Address of channel 0 of pixel (0, 0) of the program's first image.
-float* base_of(const Program& program, int64_t buffer, const Operands& operands);
+template <typename T>
+T* base_of(const Program& program, int64_t buffer, const Operands<T>& operands);
 
 // The columns of one panel: which part of which destination each group is. rows[t] are the offsets
 // of the rows in StepInfo::targets[t].
+template <typename T>
 void find_columns(const Program& program, const Step& step, const StepInfo& info,
-                  const Panel& panel, const Operands& operands, const int64_t* const* rows,
-                  Column* columns);
+                  const Panel& panel, const Operands<T>& operands, const int64_t* const* rows,
+                  Column<T>* columns);
 
 // Output pixels, or tiles, in order, across rows and images.
 struct Cursor {
@@ -57,15 +60,18 @@ struct Cursor {
 };
 
 // `count` output pixels of a pool, in order, to dst, one after the other without gaps.
-void pool_pixels(const Kernels& kernels, const Pool& pool, const Place& from, const float* base,
-                 int64_t channels, Cursor at, int64_t count, float* dst);
+template <typename T>
+void pool_pixels(const KernelsOf<T>& kernels, const Pool& pool, const Place& from, const T* base,
+                 int64_t channels, Cursor at, int64_t count, T* dst);
 
 // The task of a step without weights.
-void run_pool(const Program& program, const Task& task, const Operands& operands);
+template <typename T>
+void run_pool(const Program& program, const Task& task, const Operands<T>& operands);
 
 // A convolution's task, by Winograd's algorithm.
-void run_winograd(const Program& program, const Task& task, const Operands& operands);
+void run_winograd(const Program& program, const Task& task, const Operands<float>& operands);
 
-void execute(const Program& program, const Task& task, const Operands& operands);
+template <typename T>
+void execute(const Program& program, const Task& task, const Operands<T>& operands);
 
 }  // namespace inception_fused::cpu

@@ -8,9 +8,10 @@ namespace inception_fused::cpu {
 namespace {
 
 // Pools `count` output pixels of one row, from `at` on.
+template <typename T>
 class PoolRow {
  public:
-  PoolRow(const Kernels& kernels, const Pool& pool, const Place& from, const float* base,
+  PoolRow(const KernelsOf<T>& kernels, const Pool& pool, const Place& from, const T* base,
           int64_t channels)
       : kernels_(kernels),
         pool_(pool),
@@ -20,7 +21,7 @@ class PoolRow {
         tap_(static_cast<size_t>(std::min(pool.window.kernel.height, from.size.height) *
                                  std::min(pool.window.kernel.width, from.size.width))) {}
 
-  void operator()(const Cursor& at, int64_t count, float* dst, int64_t dst_pixel) {
+  void operator()(const Cursor& at, int64_t count, T* dst, int64_t dst_pixel) {
     const Window& window = pool_.window;
     if (pool_.kind == Kind::MAXPOOL && window.kernel.width == 3 && window.stride.width == 1) {
       const int64_t x = at.x + 1 - window.padding.width;  // the middle of the window
@@ -68,18 +69,19 @@ class PoolRow {
            (std::min(left + window.kernel.width, end.width) - left);
   }
 
-  const Kernels& kernels_;
+  const KernelsOf<T>& kernels_;
   const Pool& pool_;
   const Place& from_;
-  const float* base_;
+  const T* base_;
   int64_t channels_;
-  std::vector<const float*> tap_;
+  std::vector<const T*> tap_;
 };
 
 }  // namespace
 
-void pool_pixels(const Kernels& kernels, const Pool& pool, const Place& from, const float* base,
-                 int64_t channels, Cursor at, int64_t count, float* dst) {
+template <typename T>
+void pool_pixels(const KernelsOf<T>& kernels, const Pool& pool, const Place& from, const T* base,
+                 int64_t channels, Cursor at, int64_t count, T* dst) {
   PoolRow row(kernels, pool, from, base, channels);
   for (int64_t done = 0; done < count;) {
     const int64_t run = std::min(count - done, at.size.width - at.x);
@@ -89,31 +91,34 @@ void pool_pixels(const Kernels& kernels, const Pool& pool, const Place& from, co
   }
 }
 
-void run_pool(const Program& program, const Task& task, const Operands& operands) {
+template <typename T>
+void run_pool(const Program& program, const Task& task, const Operands<T>& operands) {
+  const KernelsOf<T>& kernels = program.kernels.of<T>();
   const Step& step = program.plan.steps[task.step];
   const Slice& slice = step.dst[0].slice;
   const Place& from = program.places[step.src.buffer];
   const Place& to = program.places[slice.buffer];
-  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
-  float* dst = base_of(program, slice.buffer, operands) + slice.offset;
+  const T* src = base_of(program, step.src.buffer, operands) + step.src.offset;
+  T* dst = base_of(program, slice.buffer, operands) + slice.offset;
   Cursor at(to.size, task.first);
   if (step.kind == Kind::LRN) {
     const Response& r = step.response;
     const int64_t most = step.src.channels - 1;  // beyond it there is no channel
     const int64_t before = std::min(r.size / 2, most);
     const int64_t behind = std::min(r.size - 1 - r.size / 2, most);
+    auto* squares = reinterpret_cast<float*>(operands.own);
     for (int64_t i = task.first; i < task.last; ++i, at.next()) {
-      program.kernels.response(src + at.image * from.image + at.y * from.row + at.x * from.pixel,
-                               step.src.channels, before, behind,
-                               r.alpha / static_cast<float>(r.size), r.beta, r.k, operands.own,
-                               dst + at.image * to.image + at.y * to.row + at.x * to.pixel);
+      kernels.response(src + at.image * from.image + at.y * from.row + at.x * from.pixel,
+                       step.src.channels, before, behind, r.alpha / static_cast<float>(r.size),
+                       r.beta, r.k, squares,
+                       dst + at.image * to.image + at.y * to.row + at.x * to.pixel);
     }
     return;
   }
   // An average over the image is one over a window of its size.
   const bool mean = step.kind == Kind::MEAN;
   const Pool pool{mean ? Kind::AVGPOOL : step.kind, mean ? Window{from.size} : step.window};
-  PoolRow row(program.kernels, pool, from, src, step.src.channels);
+  PoolRow row(kernels, pool, from, src, step.src.channels);
   for (int64_t i = task.first; i < task.last;) {
     const int64_t run = std::min(task.last - i, to.size.width - at.x);
     row(at, run, dst + at.image * to.image + at.y * to.row + at.x * to.pixel, to.pixel);
@@ -121,5 +126,12 @@ void run_pool(const Program& program, const Task& task, const Operands& operands
     i += run;
   }
 }
+
+template void pool_pixels(const KernelsOf<float>&, const Pool&, const Place&, const float*, int64_t,
+                          Cursor, int64_t, float*);
+template void pool_pixels(const KernelsOf<BFloat16>&, const Pool&, const Place&, const BFloat16*,
+                          int64_t, Cursor, int64_t, BFloat16*);
+template void run_pool(const Program&, const Task&, const Operands<float>&);
+template void run_pool(const Program&, const Task&, const Operands<BFloat16>&);
 
 }  // namespace inception_fused::cpu

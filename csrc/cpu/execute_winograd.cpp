@@ -31,7 +31,7 @@ void find_pixels(Size padding, int64_t tile, int points, const Place& from, cons
 // The products of `tiles` transformed tiles with one panel's weights.
 void multiply(const Program& program, const StepInfo& info, int64_t depth, const Panel& panel,
               int64_t products, int64_t tiles, const float* v, const float* weights, float* m) {
-  const int most = program.kernels.rows[panel.groups];
+  const int most = program.kernels.float32.rows[panel.groups];
   const int64_t blocks = (tiles + most - 1) / most;
   const int64_t width = int64_t{panel.groups} * kGroup;
   for (int64_t p = 0; p < products; ++p) {
@@ -45,12 +45,12 @@ void multiply(const Program& program, const StepInfo& info, int64_t depth, const
         a[r] = v + (first + r) * info.v_pitch;
         offset[r] = (first + r) * width;
       }
-      Column columns[kMaxGroups];
+      Column<float> columns[kMaxGroups];
       for (int g = 0; g < panel.groups; ++g) {
         columns[g] = {sums + g * kGroup, offset, kGroup, false};
       }
       const int64_t tap = p * v_plane(info);
-      program.kernels.gemm(
+      program.kernels.float32.gemm(
           {a, &tap, weights + p * depth * width, kNoBias, columns, depth, 1, rows, panel.groups});
     }
   }
@@ -58,7 +58,7 @@ void multiply(const Program& program, const StepInfo& info, int64_t depth, const
 
 }  // namespace
 
-void run_winograd(const Program& program, const Task& task, const Operands& operands) {
+void run_winograd(const Program& program, const Task& task, const Operands<float>& operands) {
   const Step& step = program.plan.steps[task.step];
   const StepPack& pack = program.layout.steps[task.step];
   const StepInfo& info = program.steps[task.step];
@@ -90,7 +90,7 @@ void run_winograd(const Program& program, const Task& task, const Operands& oper
       const Panel& panel = pack.panels[p];
       multiply(program, info, step.src.channels, panel, pack.taps, tiles, v,
                operands.pack + panel.offset, m);
-      Column columns[kMaxGroups];
+      Column<float> columns[kMaxGroups];
       const int64_t* const no_rows = nullptr;
       find_columns(program, step, info, panel, operands, &no_rows, columns);
       for (int g = 0; g < panel.groups; ++g) {

@@ -11,11 +11,25 @@ namespace avx2 {
 
 inline constexpr int kLanes = 8;
 inline constexpr int kWide = 1;  // 12 accumulators of 16 registers
-inline constexpr int kRows[] = {0, 6, 6, 6};
+
+template <typename T>
+static constexpr int rows_of(int groups) {
+  constexpr int kFloat32[] = {0, 6, 6, 6};
+  constexpr int kBFloat16[] = {0, 4, 4, 4};  // each operand is two
+  return sizeof(T) == sizeof(float) ? kFloat32[groups] : kBFloat16[groups];
+}
+
+#define INCEPTION_FUSED_REGISTER "x"
+#include "vector.inl"
 
 #include "gemm.inl"
 #include "pool.inl"
+#include "response.inl"
+#include "spin.inl"
+#include "transpose.inl"
 #include "winograd.inl"
+
+#include "typed.inl"
 
 #include "table.inl"
 

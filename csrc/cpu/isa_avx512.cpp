@@ -12,11 +12,25 @@ namespace avx512 {
 
 inline constexpr int kLanes = 16;
 inline constexpr int kWide = 3;  // 27 or 28 accumulators of 32 registers
-inline constexpr int kRows[] = {0, 14, 14, 9};
+
+template <typename T>
+static constexpr int rows_of(int groups) {
+  constexpr int kFloat32[] = {0, 14, 14, 9};
+  constexpr int kBFloat16[] = {0, 14, 10, 6};  // each operand is two
+  return sizeof(T) == sizeof(float) ? kFloat32[groups] : kBFloat16[groups];
+}
+
+#define INCEPTION_FUSED_REGISTER "v"
+#include "vector.inl"
 
 #include "gemm.inl"
 #include "pool.inl"
+#include "response.inl"
+#include "spin.inl"
+#include "transpose.inl"
 #include "winograd.inl"
+
+#include "typed.inl"
 
 #include "table.inl"
 

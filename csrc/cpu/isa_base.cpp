@@ -5,11 +5,24 @@ namespace base {
 
 inline constexpr int kLanes = 4;
 inline constexpr int kWide = 1;  // 12 accumulators of 16 registers
-inline constexpr int kRows[] = {0, 3, 3, 3};
+
+template <typename T>
+static constexpr int rows_of(int groups) {
+  constexpr int kFloat32[] = {0, 3, 3, 3};
+  constexpr int kBFloat16[] = {0, 2, 2, 2};  // each operand is two
+  return sizeof(T) == sizeof(float) ? kFloat32[groups] : kBFloat16[groups];
+}
+
+#include "vector.inl"
 
 #include "gemm.inl"
 #include "pool.inl"
+#include "response.inl"
+#include "spin.inl"
+#include "transpose.inl"
 #include "winograd.inl"
+
+#include "typed.inl"
 
 #include "table.inl"
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 namespace inception_fused::cpu {
 
@@ -13,9 +14,25 @@ inline constexpr int kMaxGroups = 3;   // groups of a panel
 inline constexpr int kMaxRows = 14;    // rows of a tile, at most
 inline constexpr int kAlignment = 64;  // bytes; of packs and of scratch
 
+struct BFloat16 {
+  uint16_t bits;  // the upper half of a float32
+};
+
+// Of activations and of the weights of direct convolutions. Bias and sums are float32.
+enum class Precision { kFloat32, kBFloat16 };
+
+constexpr int64_t bytes_of(Precision precision) {
+  return precision == Precision::kFloat32 ? sizeof(float) : sizeof(BFloat16);
+}
+
+// Channels whose weights share the four bytes of a panel's element: 1 for float, 2 for BFloat16.
+template <typename T>
+inline constexpr int64_t kPerElement = sizeof(float) / sizeof(T);
+
 // Where the 16 columns of one group go: row r, column c to dst[row[r] + c].
+template <typename T>
 struct Column {
-  float* dst;
+  T* dst;
   const int64_t* row;  // offsets in elements, one per row of the tile
   int lanes;           // columns that exist, 1 to 16; the others are not written
   bool relu;
@@ -23,15 +40,18 @@ struct Column {
 
 // dst[row[r] + c] = act(bias[c] + sum over tap t and k < depth of
 //                       a[r][tap[t] + k] * b[(t * depth + k) * 16 * groups + c])
+// in float32; of BFloat16, k counts pairs of channels in b, the first in the lower half, with a
+// zero behind the last channel of an odd depth.
+template <typename T>
 struct Tile {
-  const float* const* a;  // one pointer per row
-  const int64_t* tap;     // offsets in elements
-  const float* b;         // panel, 64-byte aligned
-  const float* bias;      // 16 * groups
-  const Column* column;   // one per group
+  const T* const* a;        // one pointer per row
+  const int64_t* tap;       // offsets in elements
+  const float* b;           // panel, 64-byte aligned
+  const float* bias;        // 16 * groups
+  const Column<T>* column;  // one per group
   int64_t depth;
   int taps;
-  int rows;    // 1 to Kernels::rows[groups]
+  int rows;    // 1 to KernelsOf::rows[groups]
   int groups;  // 1 to kMaxGroups
 };
 
@@ -50,47 +70,67 @@ struct Winograd {
 
 enum Algorithm { kF2x2_3x3, kF4x4_3x3, kF2x2_5x5, kAlgorithms };
 
-struct Kernels {
-  std::string_view name;
+template <typename T>
+struct KernelsOf {
   int rows[kMaxGroups + 1];  // the best number of rows of a tile, by its groups
-  void (*gemm)(const Tile& tile);
-  // dst[c] = max over the taps (NaN wins), or the sum of the taps times scale.
-  void (*max_pool)(const float* const* tap, int taps, int64_t channels, float* dst);
+  void (*gemm)(const Tile<T>& tile);
+  // dst[c] = max over the taps (NaN wins), or the sum of the taps, in float32, times scale.
+  void (*max_pool)(const T* const* tap, int taps, int64_t channels, T* dst);
   // The same for `count` neighbours of one row and windows three wide at stride 1: row[y] is the
   // window's row y at the first of them, its neighbours are `pixel` elements apart, and `left` and
   // `right` say whether there is a pixel before the first and behind the last.
-  void (*max_pool_row)(const float* const* row, int rows, int64_t pixel, bool left, bool right,
-                       int64_t count, int64_t channels, float* dst, int64_t dst_pixel);
-  void (*average_pool)(const float* const* tap, int taps, int64_t channels, float scale,
-                       float* dst);
+  void (*max_pool_row)(const T* const* row, int rows, int64_t pixel, bool left, bool right,
+                       int64_t count, int64_t channels, T* dst, int64_t dst_pixel);
+  void (*average_pool)(const T* const* tap, int taps, int64_t channels, float scale, T* dst);
   // One pixel: dst[c] = src[c] / (k + scale * sum of the squares of the channels from c - before to
   // c + behind that exist) ** beta. `squares` holds channels + before + behind + 16 floats of work.
-  void (*response)(const float* src, int64_t channels, int64_t before, int64_t behind, float scale,
-                   float beta, float k, float* squares, float* dst);
+  void (*response)(const T* src, int64_t channels, int64_t before, int64_t behind, float scale,
+                   float beta, float k, float* squares, T* dst);
   // dst[c * dst_stride + r] = src[r * src_stride + c] for r < rows, c < columns.
-  void (*transpose)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst,
+  void (*transpose)(const T* src, int64_t src_stride, int64_t rows, int64_t columns, T* dst,
                     int64_t dst_stride);
-  Winograd winograd[kAlgorithms];
-  // Multiply-adds in registers, nothing else: floating-point operations done, for the FMA peak.
+  // Multiply-adds in registers, nothing else: floating-point operations done, for the peak.
   int64_t (*spin)(int64_t iterations);
+};
+
+struct Kernels {
+  std::string_view name;
+  KernelsOf<float> float32;
+  KernelsOf<BFloat16> bfloat16;
+  Winograd winograd[kAlgorithms];  // of float32
+
+  template <typename T>
+  const KernelsOf<T>& of() const {
+    if constexpr (std::is_same_v<T, float>) {
+      return float32;
+    } else {
+      return bfloat16;
+    }
+  }
+  const int* rows(Precision precision) const {
+    return precision == Precision::kFloat32 ? float32.rows : bfloat16.rows;
+  }
 };
 
 extern const Kernels kBase;
 #if defined(__x86_64__)
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
+extern const KernelsOf<BFloat16> kAvx512Bf16;
 #endif
 
 // What the machine can do.
 struct Capabilities {
   bool avx2 = false;  // with FMA
   bool avx512 = false;
+  bool avx512_bf16 = false;
 };
 
 Capabilities capabilities();
 
-// The widest table that `machine` can run and that `limit` allows: "" for any, else "base", "avx2"
-// or "avx512". A limit can only lower the choice. Throws std::invalid_argument for another word.
+// The widest table that `machine` can run and that `limit` allows: "" for any, else "base", "avx2",
+// "avx512" or "avx512_bf16". A limit can only lower the choice. Throws std::invalid_argument for
+// another word.
 const Kernels& pick(const Capabilities& machine, std::string_view limit);
 
 // The table of this process: pick(capabilities(), $INCEPTION_FUSED_ISA), decided once.

@@ -5,6 +5,9 @@
 //          the steps
 //   step:  bias[16 * groups], then per panel [tap][depth][16 * panel groups]
 //
+// All elements are float32, but of BFloat16 a panel's element is the weights of two channels, the
+// first in the lower half, and depth is half as many, rounded up; the last may be half zero.
+//
 // With Winograd the taps are the products of one tile (winograd.h). The layout does not depend on
 // the instruction set, so a pack made on one machine serves on another.
 #pragma once
@@ -27,29 +30,31 @@ struct Panel {
 struct StepPack {
   int64_t tile = 0;           // edge of Winograd's output tile; 0: direct
   int64_t taps = 0;           // products per depth and column
+  int64_t depth = 0;          // elements per tap and column
   int groups = 0;             // 0 where there is no weight
   int64_t bias = 0;           // offset in elements from the start of the pack
   std::vector<Panel> panels;  // in column order
 };
 
 struct PackLayout {
+  Precision precision = Precision::kFloat32;
   std::vector<StepPack> steps;  // as in the plan
   int64_t size = 0;             // elements
 };
 
 // tiles: per step the edge of Winograd's output tile, 0 for direct; empty for direct everywhere.
-// Throws std::invalid_argument if a step cannot be computed so.
-PackLayout pack_layout(const Plan& plan, std::span<const int64_t> tiles);
+// Throws std::invalid_argument if a step cannot be computed so, as none of BFloat16 can in tiles.
+PackLayout pack_layout(const Plan& plan, Precision precision, std::span<const int64_t> tiles);
 
 // Whether a pack of `size` elements has this layout.
 bool is_layout_of(const PackLayout& layout, const float* pack, int64_t size);
 
 // The layout of a pack of `size` elements. Throws std::invalid_argument if it is none of this plan.
-PackLayout read_layout(const Plan& plan, const float* pack, int64_t size);
+PackLayout read_layout(const Plan& plan, Precision precision, const float* pack, int64_t size);
 
-// weights[i]: (out, in, height, width) contiguous; biases[i]: (out). Writes all of dst[0,
-// layout.size).
-void pack(const Plan& plan, const PackLayout& layout, std::span<const float* const> weights,
-          std::span<const float* const> biases, float* dst);
+// weights[i]: (out, in, height, width) contiguous, of the layout's precision as biases[i]: (out).
+// Writes all of dst[0, layout.size).
+void pack(const Plan& plan, const PackLayout& layout, std::span<const void* const> weights,
+          std::span<const void* const> biases, float* dst);
 
 }  // namespace inception_fused::cpu

@@ -44,8 +44,9 @@ Place place_of(const Strided& tensor, Size size) {
 
 constexpr double kMaxScratch = 0x1p50;  // elements
 
-// Lays the buffer out in scratch, from element 0 on; returns its elements.
-int64_t place_in_scratch(Place& place, int64_t channels, Size size, Size border, int64_t images) {
+// Lays the buffer out in scratch, from element 0 on; returns its elements, a multiple of `line`.
+int64_t place_in_scratch(Place& place, int64_t channels, Size size, Size border, int64_t images,
+                         int64_t line) {
   const auto padded = [](int64_t n, int64_t border) {
     return static_cast<double>(n) + 2 * static_cast<double>(border);
   };
@@ -64,7 +65,7 @@ int64_t place_in_scratch(Place& place, int64_t channels, Size size, Size border,
   place.row = (size.width + 2 * border.width) * channels;
   place.image = (size.height + 2 * border.height) * place.row;
   place.offset = border.height * place.row + border.width * place.pixel;
-  return round_up(images * place.image, kAlignment / sizeof(float));
+  return round_up(images * place.image, line);
 }
 
 // A buffer's part of scratch, and the waves in which it is needed.
@@ -104,17 +105,20 @@ int64_t assign(std::vector<Life>& lives) {
 constexpr int64_t kTransformed = 96 << 10;
 
 StepInfo info_of(const Step& step, const StepPack& pack, const Kernels& kernels,
-                 const Place& from) {
+                 Precision precision, const Place& from) {
   StepInfo info;
   if (pack.tile) {
     info.tiles = tiles_of(step, pack.tile, from.size);
     info.v_pitch = round_up(step.src.channels, kGroup);
-    const int64_t rows = kernels.rows[2];
+    const int64_t rows = kernels.float32.rows[2];
     info.chunk = std::max<int64_t>(1, kTransformed / (pack.taps * info.v_pitch * rows)) * rows;
   }
   const Window& window = step.window;
   if (has_weight(step.kind) && !pack.tile) {
-    const int64_t joined = from.pixel == step.src.channels && !step.pre ? window.kernel.width : 1;
+    const bool gapless = from.pixel == step.src.channels && !step.pre;
+    // Of BFloat16, a pair of channels must be of one pixel.
+    const bool whole = precision == Precision::kFloat32 || step.src.channels % 2 == 0;
+    const int64_t joined = gapless && whole ? window.kernel.width : 1;
     info.depth = joined * step.src.channels;
     for (int64_t y = 0; y < window.kernel.height; ++y) {
       for (int64_t x = 0; x < window.kernel.width; x += joined) {
@@ -170,7 +174,7 @@ Cut choose_cut(const Program& program, int index, int64_t units, int64_t parts) 
   constexpr int64_t kLeastPixels = 42, kLeastTiles = 8;
   const StepPack& pack = program.layout.steps[index];
   const auto panels = static_cast<int64_t>(pack.panels.size());
-  const int64_t rows = program.kernels.rows[2];
+  const int64_t rows = program.rows()[2];
   const int64_t blocks = (units + rows - 1) / rows;
   // A pooled operand is shared by all panels.
   if (program.plan.steps[index].pre || panels == 0) return {std::min(parts, blocks), 1};
@@ -187,7 +191,7 @@ void cut_step(std::vector<Task>& tasks, const Program& program, int index, int64
       pack.tile ? program.steps[index].tiles : program.places[step.dst[0].slice.buffer].size;
   const int64_t units = program.images * size.height * size.width;
   const int64_t panels = std::max<int64_t>(1, static_cast<int64_t>(pack.panels.size()));
-  const int64_t rows = pack.tile ? 1 : program.kernels.rows[2];
+  const int64_t rows = pack.tile ? 1 : program.rows()[2];
   const int64_t blocks = (units + rows - 1) / rows;
   const Cut cut = choose_cut(program, index, units, parts);
   for (int64_t u = 0; u < cut.by_unit; ++u) {
@@ -235,7 +239,7 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
         (b == kIn && x.channels_last() && border == Size{}) || (b == kOut && out.channels_last());
     if (!direct) {
       const int64_t elements =
-          place_in_scratch(places[b], plan.buffers[b], sizes[b], border, images);
+          place_in_scratch(places[b], plan.buffers[b], sizes[b], border, images, line());
       // Loading x and storing out are waves of their own.
       lives.push_back({b, b == kIn ? -1 : plan.waves(), b == kOut ? plan.waves() : -1, elements});
     }
@@ -257,10 +261,12 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
     const Step& step = plan.steps[i];
     const StepPack& pack = layout.steps[i];
     const StepInfo& info =
-        steps.emplace_back(info_of(step, pack, kernels, places[step.src.buffer]));
+        steps.emplace_back(info_of(step, pack, kernels, layout.precision, places[step.src.buffer]));
     if (step.pre) own.pooled = std::max(own.pooled, kPoolChunk * step.src.channels);
     if (step.kind == Kind::LRN) {
-      own.pooled = std::max(own.pooled, 3 * step.src.channels + kGroup);
+      const int64_t floats = 3 * step.src.channels + kGroup;
+      own.pooled =
+          std::max(own.pooled, floats * int64_t{sizeof(float)} / bytes_of(layout.precision));
     }
     if (pack.tile) {
       own.v = std::max(own.v, pack.taps * v_plane(info));
@@ -268,7 +274,7 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
       own.zeros = std::max(own.zeros, info.v_pitch);
     }
   }
-  own.pooled = round_up(own.pooled, kGroup);
+  own.pooled = round_up(own.pooled, line());
 
   const auto end_wave = [&] {
     const int end = static_cast<int>(tasks.size());

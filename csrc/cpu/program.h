@@ -12,10 +12,10 @@
 
 namespace inception_fused::cpu {
 
-// A tensor (batch, channels, height, width) of float32; strides in elements. Channels or columns
-// are adjacent in memory: stride[1] == 1 (channels last) or stride[3] == 1.
+// A tensor (batch, channels, height, width); strides in elements. Channels or columns are adjacent
+// in memory: stride[1] == 1 (channels last) or stride[3] == 1.
 struct Strided {
-  float* data;
+  void* data;  // float or BFloat16, as the pack's Precision says
   int64_t size[4];
   int64_t stride[4];
 
@@ -85,6 +85,11 @@ struct Program {
   // `parts`: into about how many tasks a wave is cut; 1 if one thread runs the program alone.
   Program(const Plan& plan, const PackLayout& layout, const Kernels& kernels, const Strided& x,
           const Strided& out, int64_t images, int parts);
+
+  // Of a tile of the products, by its groups.
+  const int* rows() const { return kernels.rows(layout.precision); }
+  // Elements in kAlignment bytes.
+  int64_t line() const { return kAlignment / bytes_of(layout.precision); }
 };
 
 inline constexpr int64_t kMaxChunk = 112;  // output pixels whose addresses are worked out at a time

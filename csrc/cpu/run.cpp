@@ -16,17 +16,16 @@ namespace inception_fused::cpu {
 namespace {
 
 // Memory that a thread keeps between its calls: it grows and is freed with the thread.
-float* scratch_of_this_thread(int64_t elements) {
+void* scratch_of_this_thread(int64_t bytes) {
   struct Free {
-    void operator()(float* p) const { ::operator delete(p, std::align_val_t{kAlignment}); }
+    void operator()(void* p) const { ::operator delete(p, std::align_val_t{kAlignment}); }
   };
-  thread_local std::unique_ptr<float, Free> memory;
+  thread_local std::unique_ptr<void, Free> memory;
   thread_local int64_t size = 0;
-  if (elements > size) {
+  if (bytes > size) {
     size = 0;
-    memory.reset(static_cast<float*>(::operator new(static_cast<size_t>(elements) * sizeof(float),
-                                                    std::align_val_t{kAlignment})));
-    size = elements;
+    memory.reset(::operator new(static_cast<size_t>(bytes), std::align_val_t{kAlignment}));
+    size = bytes;
   }
   return memory.get();
 }
@@ -92,7 +91,8 @@ class Waves {
     }
   }
 
-  void work(int thread, const Operands& operands) {
+  template <typename T>
+  void work(int thread, const Operands<T>& operands) {
     for (size_t wave = 0; wave < left_.size(); ++wave) {
       std::atomic<int>& left = left_[wave].count;
       for (int i = 0; i < threads_; ++i) {
@@ -149,28 +149,43 @@ Prepared::Prepared(Plan plan, PackLayout layout, const Strided& x, const Strided
 void Prepared::run(const Strided& x, const Strided& out, const float* pack,
                    const Parallel& parallel) const {
   if (!alone_ && !together_) return;
-  const auto line = [](int64_t elements) { return (elements + 15) / 16 * 16; };
+  if (layout_.precision == Precision::kFloat32) {
+    run_as<float>(x, out, pack, parallel);
+  } else {
+    run_as<BFloat16>(x, out, pack, parallel);
+  }
+}
+
+template <typename T>
+void Prepared::run_as(const Strided& x, const Strided& out, const float* pack,
+                      const Parallel& parallel) const {
+  const auto line = [](int64_t elements) {
+    constexpr int64_t kLine = kAlignment / sizeof(T);
+    return (elements + kLine - 1) / kLine * kLine;
+  };
   const int64_t images = alone_ ? line(alone_->scratch) : 0;
   const Own& parts = (alone_ ? alone_ : together_)->own;  // the same in both
   const int64_t own = images + line(parts.size());
   const int64_t shared = together_ ? line(together_->scratch) : 0;
-  float* scratch = scratch_of_this_thread(shared + threads_ * own);
+  T* scratch = static_cast<T*>(
+      scratch_of_this_thread((shared + threads_ * own) * static_cast<int64_t>(sizeof(T))));
 
   std::optional<Waves> waves;
   if (together_) waves.emplace(*together_, threads_);
   std::atomic<int64_t> next_group{0};
   parallel(threads_, [&](int thread) {
-    float* mine = scratch + shared + thread * own;
-    std::fill_n(mine + images + parts.size() - parts.zeros, parts.zeros, 0.0f);
+    T* mine = scratch + shared + thread * own;
+    std::fill_n(mine + images + parts.size() - parts.zeros, parts.zeros, T{});
     Transformed transformed;
     for (int64_t g; (g = next_group.fetch_add(1, std::memory_order_relaxed)) < groups_;) {
       transformed = {};
-      const Operands operands{x, out, g * group_, pack, mine, mine + images, &transformed};
+      const Operands<T> operands{x, out, g * group_, pack, mine, mine + images, &transformed};
       for (const Task& task : alone_->tasks) execute(*alone_, task, operands);
     }
     transformed = {};
     if (waves) {
-      waves->work(thread, {x, out, groups_ * group_, pack, scratch, mine + images, &transformed});
+      waves->work<T>(thread,
+                     {x, out, groups_ * group_, pack, scratch, mine + images, &transformed});
     }
   });
 }

@@ -32,6 +32,10 @@ class Prepared {
   void run(const Strided& x, const Strided& out, const float* pack, const Parallel& parallel) const;
 
  private:
+  template <typename T>
+  void run_as(const Strided& x, const Strided& out, const float* pack,
+              const Parallel& parallel) const;
+
   Plan plan_;
   PackLayout layout_;
   Size out_size_;

@@ -2,15 +2,9 @@
 
 static constexpr Kernels table(const char* name) {
   return {name,
-          {0, kRows[1], kRows[2], kRows[3]},
-          gemm,
-          max_pool,
-          max_pool_row,
-          average_pool,
-          response,
-          transpose,
+          typed<float>(),
+          typed<BFloat16>(),
           {{4, winograd_input<4>, winograd_output<4, 2>},
            {6, winograd_input<6>, winograd_output<6, 4>},
-           {6, winograd_input<6>, winograd_output<6, 2>}},
-          spin};
+           {6, winograd_input<6>, winograd_output<6, 2>}}};
 }

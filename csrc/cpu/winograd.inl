@@ -1,4 +1,4 @@
-// Winograd's transforms of activations, for one instruction set; after gemm.inl. See winograd.h.
+// Winograd's transforms of activations, for one instruction set; after vector.inl. See winograd.h.
 
 inline constexpr float kSmall = 0.70710678f;  // 1/sqrt(2), a point
 inline constexpr float kLarge = 1.41421356f;  // sqrt(2), a point
@@ -40,14 +40,6 @@ static inline void output_transform(const Vector* m, Vector* y) {
       y[3] = (0.5f * kSmall) * difference_small + (2.0f * kLarge) * difference_large + m[5];
     }
   }
-}
-
-// The first `count` lanes at p, zeros behind them.
-static inline Vector load_some(const float* p, int64_t count) {
-  if (count >= kLanes) return load(p);
-  alignas(64) float lanes[kLanes] = {};
-  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
-  return load(lanes);
 }
 
 template <int P>
@@ -99,12 +91,7 @@ static void winograd_output(const float* m, int64_t plane, const float* bias, bo
         if (x >= columns) break;
         Vector value = t[x] + b;
         if (with_relu) value = relu(value);
-        float* out = dst + y * row + x * pixel + i;
-        if (i + kLanes <= lanes) {
-          store(out, value);
-        } else {
-          for (int lane = 0; lane < lanes - i; ++lane) out[lane] = value[lane];
-        }
+        store_some(dst + y * row + x * pixel + i, value, lanes - i);
       }
     }
   }
