@@ -69,7 +69,7 @@ def why_no_gpu() -> str | None:
     return None if ops.cuda_has_code(0) else "the CUDA library has no code for this device"
 
 
-CPU = Target("cpu", "cpu", ("float32",), _operator)
+CPU = Target("cpu", "cpu", ("float32", "bfloat16"), _operator)
 EMULATED = Target("emulated", "cpu", tuple(PRECISIONS), emulated.run_into)
 GPU = Target("cuda", "cuda", tuple(PRECISIONS), _operator)
 TARGETS = (CPU, EMULATED, *(() if why_no_gpu() else (GPU,)))

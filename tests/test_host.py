@@ -143,7 +143,8 @@ def kinds(spec: Spec) -> set[Kind]:
 
 def names(mirror: ModuleType) -> set[str]:
     """The kernels that this machine can run."""
-    return {mirror.pick(*mirror.capabilities(), limit) for limit in ("base", "avx2", "avx512")}
+    limits = ("base", "avx2", "avx512", "avx512_bf16")
+    return {mirror.pick(*mirror.capabilities(), limit) for limit in limits}
 
 
 def test_every_module_equals_loops_in_double(program: Path, mirror: ModuleType) -> None:
@@ -152,11 +153,11 @@ def test_every_module_equals_loops_in_double(program: Path, mirror: ModuleType) 
         chosen = [case for case in chosen if case[0] in ("3a", "odd", "stacked", "strided")]
     runs = run(program, ["run"], chosen)
     exact = [case for case in chosen if not kinds(case[1]) & {Kind.AVGPOOL, Kind.MEAN, Kind.LRN}]
-    assert runs.pop("exact") == len(exact)
+    assert runs.pop("exact") == 2 * len(exact)  # in float32 and in bfloat16
     assert set(runs) == names(mirror)
     assert len(set(runs.values())) == 1
     winograd = [case for case in chosen if case[0] in GOOGLENET]  # direct, and tiles of two sizes
-    assert min(runs.values()) >= 4 * (len(chosen) + 2 * len(winograd))
+    assert min(runs.values()) >= 4 * 2 * (len(chosen) + len(winograd))
 
 
 def test_changed_plans_are_refused_or_run(program: Path) -> None:
@@ -204,29 +205,27 @@ def test_random_modules_equal_loops_in_double(program: Path, chosen: list[Case])
     run(program, ["run"], chosen)
 
 
+LIMITS = ("", "avx512_bf16", "avx512", "avx2", "base")
+
+
 @pytest.mark.parametrize(
-    ("avx2", "avx512", "unlimited", "up_to_avx512", "up_to_avx2"),
+    ("machine", "names"),
     [
-        (False, False, "base", "base", "base"),
-        (True, False, "avx2", "avx2", "avx2"),
-        (True, True, "avx512", "avx512", "avx2"),
+        ((False, False, False), ("base", "base", "base", "base", "base")),
+        ((True, False, False), ("avx2", "avx2", "avx2", "avx2", "base")),
+        ((True, True, False), ("avx512", "avx512", "avx512", "avx2", "base")),
+        ((True, True, True), ("avx512_bf16", "avx512_bf16", "avx512", "avx2", "base")),
     ],
 )
 def test_the_widest_kernels_that_machine_and_limit_allow(
-    mirror: ModuleType,
-    avx2: bool,
-    avx512: bool,
-    unlimited: str,
-    up_to_avx512: str,
-    up_to_avx2: str,
+    mirror: ModuleType, machine: tuple[bool, bool, bool], names: tuple[str, ...]
 ) -> None:
-    assert mirror.pick(avx2, avx512, "") == unlimited
-    assert mirror.pick(avx2, avx512, "avx512") == up_to_avx512
-    assert mirror.pick(avx2, avx512, "avx2") == up_to_avx2
-    assert mirror.pick(avx2, avx512, "base") == "base"
+    """``machine``: whether it has AVX2, AVX-512 and AVX512_BF16; ``names``: by limit."""
+    assert tuple(mirror.pick(*machine, limit) for limit in LIMITS) == names
 
 
 @pytest.mark.parametrize("limit", ["sse9", "AVX2", " ", "avx"])
 def test_a_limit_that_is_no_instruction_set_is_refused(mirror: ModuleType, limit: str) -> None:
-    with pytest.raises(ValueError, match=f"must be base, avx2 or avx512, got '{limit}'"):
-        mirror.pick(True, True, limit)
+    wanted = f"must be base, avx2, avx512 or avx512_bf16, got '{limit}'"
+    with pytest.raises(ValueError, match=wanted):
+        mirror.pick(True, True, True, limit)

@@ -41,32 +41,39 @@ std::vector<Case> read() {
   return cases;
 }
 
-std::string check(const std::string& name, Problem& problem, const Way& way) {
+constexpr cpu::Precision kPrecisions[] = {cpu::Precision::kFloat32, cpu::Precision::kBFloat16};
+
+std::string check(const std::string& name, cpu::Precision precision, Problem& problem,
+                  const Way& way) {
   const std::string difference = problem.differs(way);
-  return difference.empty() ? "" : name + " (" + name_of(way) + "): " + difference;
+  if (difference.empty()) return "";
+  const bool single = precision == cpu::Precision::kFloat32;
+  return name + (single ? " in float32 (" : " in bfloat16 (") + name_of(way) + "): " + difference;
 }
 
-// Every case with every table and layout; threads and the output's layout take turns.
+// Every case with every precision, table and layout; threads and the output's layout take turns.
 int run(const std::vector<Case>& cases) {
   std::map<std::string, int> runs;
   int exact = 0;
   unsigned turn = 0;
   for (const Case& c : cases) {
-    Problem problem(decode(c.code), c.batch, c.image, 1);
-    exact += problem.exact();
-    for (Layout x : kLayouts) {
-      ++turn;
-      for (const cpu::Kernels* table : tables()) {
-        const Layout out = kLayouts[(static_cast<unsigned>(x) + turn / 4) % kLayouts.size()];
-        for (int64_t tile : kTiles) {
-          if (tile && !problem.has_winograd(tile)) continue;
-          const Way way{table, tile, x, out, static_cast<int>(1 + turn % 3), turn % 2 == 0};
-          const std::string text = check(c.name, problem, way);
-          if (!text.empty()) {
-            std::cout << text << "\n";
-            return 1;
+    for (cpu::Precision precision : kPrecisions) {
+      Problem problem(decode(c.code), precision, c.batch, c.image, 1);
+      exact += problem.exact();
+      for (Layout x : kLayouts) {
+        ++turn;
+        for (const cpu::Kernels* table : tables()) {
+          const Layout out = kLayouts[(static_cast<unsigned>(x) + turn / 4) % kLayouts.size()];
+          for (int64_t tile : kTiles) {
+            if (tile && !problem.has_winograd(tile)) continue;
+            const Way way{table, tile, x, out, static_cast<int>(1 + turn % 3), turn % 2 == 0};
+            const std::string text = check(c.name, precision, problem, way);
+            if (!text.empty()) {
+              std::cout << text << "\n";
+              return 1;
+            }
+            ++runs[std::string(table->name)];
           }
-          ++runs[std::string(table->name)];
         }
       }
     }
@@ -134,7 +141,8 @@ int fuzz(const std::vector<Case>& cases, int count) {
           return 1;
         }
         const auto [least, most] = std::minmax_element(plan.buffers.begin(), plan.buffers.end());
-        if (*most <= 1 << 20) (void)cpu::pack_layout(plan, {});
+        const cpu::Precision precision = kPrecisions[random() % 2];
+        if (*most <= 1 << 20) (void)cpu::pack_layout(plan, precision, {});
         try {
           const std::vector<Size> sizes = plan.sizes(c.image);
           if (!is_small(plan, sizes)) {
@@ -145,14 +153,14 @@ int fuzz(const std::vector<Case>& cases, int count) {
           ++unfit;
           continue;
         }
-        Problem problem(plan, c.batch, c.image, static_cast<unsigned>(i));
+        Problem problem(plan, precision, c.batch, c.image, static_cast<unsigned>(i));
         const Way way{all[random() % all.size()],
                       kTiles[random() % 3],
                       kLayouts[random() % 4],
                       kLayouts[random() % 4],
                       static_cast<int>(1 + random() % 3),
                       random() % 2 == 0};
-        const std::string text = check(c.name, problem, way);
+        const std::string text = check(c.name, precision, problem, way);
         if (!text.empty()) {
           std::cout << text << "\nplan:";
           for (int64_t value : code) std::cout << " " << value;

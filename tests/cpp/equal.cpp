@@ -1,6 +1,7 @@
 #include "equal.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -15,11 +16,31 @@
 namespace inception_fused {
 namespace {
 
-constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
 constexpr double kExact = 1 << 24;  // float32 has every integer up to here
+
+float value_of(float value) { return value; }
+float value_of(cpu::BFloat16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
+
+// Of a value that T has, or NaN.
+template <typename T>
+T element_of(float value) {
+  if constexpr (std::is_same_v<T, float>) {
+    return value;
+  } else {
+    return {static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16)};
+  }
+}
+
+template <typename T>
+std::vector<T> elements_of(const std::vector<float>& values) {
+  std::vector<T> elements;
+  for (float value : values) elements.push_back(element_of<T>(value));
+  return elements;
+}
 
 // A view of memory that ends with its last element, and in the plain layouts starts with its first;
 // what lies between is poison.
+template <typename T>
 class Tensor {
  public:
   Tensor(Layout layout, int64_t batch, int64_t channels, Size size) {
@@ -38,7 +59,7 @@ class Tensor {
     view.stride[3] = last ? total : 1;
     int64_t elements = before * view.stride[1] + 1;
     for (int i = 0; i < 4; ++i) elements += (view.size[i] - 1) * view.stride[i];
-    memory_.assign(elements, kPoison);
+    memory_.assign(elements, element_of<T>(std::numeric_limits<float>::quiet_NaN()));
     memory_.shrink_to_fit();
     view.data = memory_.data() + before * view.stride[1];
   }
@@ -50,8 +71,8 @@ class Tensor {
       for (int64_t c = 0; c < view.size[1]; ++c) {
         for (int64_t y = 0; y < view.size[2]; ++y) {
           for (int64_t x = 0; x < view.size[3]; ++x) {
-            body(view.data[n * view.stride[0] + c * view.stride[1] + y * view.stride[2] +
-                           x * view.stride[3]]);
+            body(static_cast<T*>(view.data)[n * view.stride[0] + c * view.stride[1] +
+                                            y * view.stride[2] + x * view.stride[3]]);
           }
         }
       }
@@ -59,13 +80,14 @@ class Tensor {
   }
 
   int64_t poisoned() const {
-    return std::count_if(memory_.begin(), memory_.end(), [](float v) { return std::isnan(v); });
+    return std::count_if(memory_.begin(), memory_.end(),
+                         [](T v) { return std::isnan(value_of(v)); });
   }
 
   cpu::Strided view;
 
  private:
-  std::vector<float> memory_;
+  std::vector<T> memory_;
 };
 
 void at_once(int threads, const std::function<void(int)>& body) {
@@ -91,8 +113,9 @@ std::string name_of(const Way& way) {
          (way.at_once ? "at once" : "in turn");
 }
 
-Problem::Problem(const Plan& plan, int64_t batch, Size image, unsigned seed)
-    : plan_(plan), batch_(batch), image_(image) {
+Problem::Problem(const Plan& plan, cpu::Precision precision, int64_t batch, Size image,
+                 unsigned seed)
+    : plan_(plan), precision_(precision), batch_(batch), image_(image) {
   std::mt19937 random(seed);
   const auto integers = [&](int64_t count) {
     std::vector<float> values(count);
@@ -105,23 +128,37 @@ Problem::Problem(const Plan& plan, int64_t batch, Size image, unsigned seed)
     weights_.push_back(integers(shape[0] * shape[1] * shape[2] * shape[3]));
     biases_.push_back(integers(shape[0]));
   }
-  const Result result = naive(plan, batch, image, x_, weights_, biases_);
+  const Result result = naive(plan, batch, image, x_, weights_, biases_, precision);
   expected_ = result.output;
   exact_ = result.largest < kExact;
   for (const Step& step : plan.steps) {
     exact_ = exact_ && is_exact(step.kind) && (!step.pre || is_exact(step.pre->kind));
   }
-  tolerance_ = 4e-6 * std::max(result.largest, 1.0);
+  // Where sums are not exact, a value of BFloat16 may be rounded to its neighbour.
+  const double step = precision == cpu::Precision::kFloat32 ? 4e-6 : 0x1p-6;
+  tolerance_ = step * std::max(result.largest, 1.0);
 }
 
 const Problem::Pack& Problem::pack_of(int64_t tile) {
   if (const auto known = packs_.find(tile); known != packs_.end()) return known->second;
-  std::vector<const float*> weights, biases;
-  for (const std::vector<float>& w : weights_) weights.push_back(w.data());
-  for (const std::vector<float>& b : biases_) biases.push_back(b.data());
+  std::vector<std::vector<cpu::BFloat16>> halves;
+  const auto addresses = [&](const std::vector<std::vector<float>>& tensors) {
+    std::vector<const void*> found;
+    for (const std::vector<float>& tensor : tensors) {
+      if (precision_ == cpu::Precision::kFloat32) {
+        found.push_back(tensor.data());
+      } else {
+        found.push_back(halves.emplace_back(elements_of<cpu::BFloat16>(tensor)).data());
+      }
+    }
+    return found;
+  };
+  const std::vector<const void*> weights = addresses(weights_), biases = addresses(biases_);
   std::vector<int64_t> tiles;
-  for (const Step& step : plan_.steps) tiles.push_back(cpu::has_winograd(step, tile) ? tile : 0);
-  Pack pack{cpu::pack_layout(plan_, tiles),
+  for (const Step& step : plan_.steps) {
+    tiles.push_back(has_winograd(tile) && cpu::has_winograd(step, tile) ? tile : 0);
+  }
+  Pack pack{cpu::pack_layout(plan_, precision_, tiles),
             {nullptr, [](float* p) { ::operator delete(p, std::align_val_t{cpu::kAlignment}); }}};
   const size_t bytes = static_cast<size_t>(pack.layout.size) * sizeof(float);
   pack.data.reset(static_cast<float*>(::operator new(bytes, std::align_val_t{cpu::kAlignment})));
@@ -130,22 +167,29 @@ const Problem::Pack& Problem::pack_of(int64_t tile) {
 }
 
 bool Problem::has_winograd(int64_t tile) const {
-  return std::ranges::any_of(plan_.steps,
+  return precision_ == cpu::Precision::kFloat32 &&
+         std::ranges::any_of(plan_.steps,
                              [&](const Step& step) { return cpu::has_winograd(step, tile); });
 }
 
 std::string Problem::differs(const Way& way) {
-  const Tensor x(way.x, batch_, plan_.in_channels(), image_);
-  const Tensor out(way.out, batch_, plan_.out_channels(), plan_.sizes(image_)[kOut]);
+  return precision_ == cpu::Precision::kFloat32 ? differs_as<float>(way)
+                                                : differs_as<cpu::BFloat16>(way);
+}
+
+template <typename T>
+std::string Problem::differs_as(const Way& way) {
+  const Tensor<T> x(way.x, batch_, plan_.in_channels(), image_);
+  const Tensor<T> out(way.out, batch_, plan_.out_channels(), plan_.sizes(image_)[kOut]);
   size_t i = 0;
-  x.for_each([&](float& v) { v = x_[i++]; });
+  x.for_each([&](T& v) { v = element_of<T>(x_[i++]); });
 
   const Pack& pack = pack_of(way.tile);
 
   const int64_t poisoned = out.poisoned();
   // On a thread of its own, so that the scratch it keeps is as large as this run needs, no larger.
   std::thread([&] {
-    const auto layout = cpu::read_layout(plan_, pack.data.get(), pack.layout.size);
+    const auto layout = cpu::read_layout(plan_, precision_, pack.data.get(), pack.layout.size);
     const cpu::Prepared prepared(plan_, layout, x.view, out.view, *way.kernels, way.threads);
     prepared.run(x.view, out.view, pack.data.get(), way.at_once ? at_once : in_turn);
   }).join();
@@ -153,7 +197,8 @@ std::string Problem::differs(const Way& way) {
   const double tolerance = exact_ && !has_winograd(way.tile) ? 0 : tolerance_;
   std::string problem;
   i = 0;
-  out.for_each([&](float v) {
+  out.for_each([&](T element) {
+    const double v = value_of(element);
     const double wanted = expected_[i++];
     if (problem.empty() && !(std::abs(v - wanted) <= tolerance)) {
       problem = "element " + std::to_string(i - 1) + " of " + std::to_string(expected_.size()) +
@@ -169,7 +214,7 @@ std::string Problem::differs(const Way& way) {
 std::vector<const cpu::Kernels*> tables() {
   const cpu::Capabilities machine = cpu::capabilities();
   std::vector<const cpu::Kernels*> found;
-  for (const char* limit : {"base", "avx2", "avx512"}) {
+  for (const char* limit : {"base", "avx2", "avx512", "avx512_bf16"}) {
     const cpu::Kernels* table = &cpu::pick(machine, limit);
     if (found.empty() || found.back() != table) found.push_back(table);
   }

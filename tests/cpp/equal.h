@@ -17,7 +17,7 @@ enum class Layout {
   kNchw,
   kNhwc,
   kNchwSlice,  // a channel range of a larger tensor
-  kNhwcSlice,  // the same, from an address that is a multiple of 4 bytes only
+  kNhwcSlice,  // the same, from an address that is a multiple of one element only
 };
 
 inline constexpr std::array kLayouts{Layout::kNchw, Layout::kNhwc, Layout::kNchwSlice,
@@ -37,7 +37,7 @@ std::string name_of(const Way& way);
 // A plan with an input and weights of small integers, and the output that they must give.
 class Problem {
  public:
-  Problem(const Plan& plan, int64_t batch, Size image, unsigned seed);
+  Problem(const Plan& plan, cpu::Precision precision, int64_t batch, Size image, unsigned seed);
 
   // Whether all sums of direct convolution are exact in float32: then the output must be equal.
   bool exact() const { return exact_; }
@@ -55,12 +55,17 @@ class Problem {
   };
   const Pack& pack_of(int64_t tile);
 
+  template <typename T>
+  std::string differs_as(const Way& way);
+
   Plan plan_;
+  cpu::Precision precision_;
   int64_t batch_;
   Size image_;
   bool exact_ = false;
   double tolerance_ = 0;  // of each output, where it is not exact
-  std::vector<float> x_;  // (batch, channels, height, width)
+  std::vector<float> x_;  // (batch, channels, height, width), as of each weight and bias
+                          // integers that every precision has
   std::vector<std::vector<float>> weights_, biases_;
   std::vector<double> expected_;   // (batch, channels, height, width)
   std::map<int64_t, Pack> packs_;  // by Way::tile

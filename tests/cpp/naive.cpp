@@ -1,6 +1,7 @@
 #include "naive.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -121,9 +122,20 @@ Image slice(const Image& from, const Slice& s) {
 
 }  // namespace
 
+double rounded(double value, cpu::Precision precision) {
+  if (precision == cpu::Precision::kFloat32) return value;
+  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(value));
+  const uint32_t nearest = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+  return static_cast<double>(std::bit_cast<float>(nearest));
+}
+
 Result naive(const Plan& plan, int64_t batch, Size image, const std::vector<float>& x,
              const std::vector<std::vector<float>>& weights,
-             const std::vector<std::vector<float>>& biases) {
+             const std::vector<std::vector<float>>& biases, cpu::Precision precision) {
+  const auto round = [&](Image image) {
+    for (double& value : image.data) value = rounded(value, precision);
+    return image;
+  };
   const std::vector<Size> sizes = plan.sizes(image);
   Result result;
   for (int64_t n = 0; n < batch; ++n) {
@@ -133,9 +145,9 @@ Result naive(const Plan& plan, int64_t batch, Size image, const std::vector<floa
     std::copy_n(x.begin() + n * static_cast<int64_t>(in.size()), in.size(), in.begin());
     for (const Step& step : plan.steps) {
       Image src = slice(buffers[step.src.buffer], step.src);
-      if (step.pre) src = pool(step.pre->kind, step.pre->window, src);
+      if (step.pre) src = round(pool(step.pre->kind, step.pre->window, src));
       for (const Destination& dst : step.dst) {
-        const Image value = compute(step, dst, src, weights, biases, result.largest);
+        const Image value = round(compute(step, dst, src, weights, biases, result.largest));
         Image& to = buffers[dst.slice.buffer];
         const int64_t first = dst.slice.offset * to.size.height * to.size.width;
         std::copy(value.data.begin(), value.data.end(), to.data.begin() + first);
