@@ -1,9 +1,9 @@
 """The paper's nine modules with the CPU kernels of this process, for every ISA in one of its own.
 
-    INCEPTION_FUSED_ISA=avx2 python nine.py PROBLEMS
+    INCEPTION_FUSED_ISA=avx2 python nine.py PROBLEMS float32,bfloat16
 
-PROBLEMS is what :func:`save` wrote. Prints one JSON object: "lanes" and, by case, the figures that
-``test_cpu.py`` judges.
+PROBLEMS is what :func:`save` wrote. Prints one JSON object: "kernels", their lanes and whether they
+multiply bfloat16, and, by case, the figures that ``test_cpu.py`` judges.
 """
 
 from __future__ import annotations
@@ -72,14 +72,48 @@ def save(path: Path) -> None:
             "integers": (*integers, reference.run(plan, *integers)),
             "random": (*random, reference.run(plan, x.double(), *doubles)),
             "stock": reference.run(plan, *random),
+            "bfloat16": _of_bfloat16(spec, random),
         }
     torch.save(problems, path)
+
+
+def _of_bfloat16(spec: Spec, random: tuple[Tensor, list[Tensor], list[Tensor]]) -> dict[str, Any]:
+    plan = lower(spec)
+    x, weights, biases = random[0].bfloat16(), *([t.bfloat16() for t in ts] for ts in random[1:])
+    doubles = [[t.double() for t in ts] for ts in (weights, biases)]
+    with_nan = x.clone()
+    with_nan[0, 3, 2, 4] = float("nan")
+    with_nan[1, 5, 4, 0] = -float("nan")
+    return {
+        "arguments": (x, with_nan, weights, biases),
+        "exact": reference.run(plan, x.double(), *doubles),
+        "stock": reference.run(plan, x, weights, biases),
+        "nan": reference.run(plan, with_nan, weights, biases).isnan(),
+    }
+
+
+def figures_of_bfloat16(name: str, problem: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By format: the errors of ours and of stock, relative to the largest output."""
+    plan = lower(GOOGLENET[name])
+    x, with_nan, weights, biases = problem["arguments"]
+    exact, stock, nan = problem["exact"], problem["stock"], problem["nan"]
+    pack = CPU.pack(plan, weights, biases)
+    found: dict[str, dict[str, Any]] = {}
+    for fmt, memory_format in FORMATS.items():
+        y, y_nan = (CPU.run(plan, t.clone(memory_format=memory_format), pack) for t in (x, with_nan))
+        found[case(name, RANDOM_BATCH, f"{fmt} bfloat16")] = {
+            "ours": float((y - exact).abs().max() / exact.abs().max()),
+            "stock": float((stock - exact).abs().max() / exact.abs().max()),
+            "nan": torch.equal(y_nan.isnan(), nan),
+            "slice": into_slice(plan, x.clone(memory_format=memory_format), pack[0], y),
+        }
+    return found
 
 
 def into_slice(plan: Any, x: Tensor, pack: Tensor, expected: Tensor) -> bool:
     """Whether an output slice of a NaN-filled tensor is as expected and all around it still NaN."""
     n, channels, height, width = expected.shape
-    large = torch.full((n, channels + 8, height, width), float("nan"))
+    large = torch.full((n, channels + 8, height, width), float("nan"), dtype=x.dtype)
     large = large.to(memory_format=reference.output_format(x))
     out = large.narrow(1, 5, channels)
     torch.ops.inception_fused.run.out(x, pack, plan.code, out=out)
@@ -125,7 +159,12 @@ def tiles(plan: Any, tuning: str) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
-    found: dict[str, Any] = {"lanes": torch.ops.inception_fused.cpu_lanes()}
+    operators = torch.ops.inception_fused
+    kernels = (operators.cpu_lanes(), operators.cpu_multiplies_bfloat16())
+    found: dict[str, Any] = {"kernels": kernels}
     for name, problem in torch.load(sys.argv[1]).items():
-        found |= figures(name, problem)
+        if "float32" in sys.argv[2]:
+            found |= figures(name, problem)
+        if "bfloat16" in sys.argv[2]:
+            found |= figures_of_bfloat16(name, problem["bfloat16"])
     print(json.dumps(found))

@@ -50,9 +50,13 @@ def expected(x: Tensor) -> Tensor:
         (lambda: OP.run(X[None], PACK, CODE), "x must have 4 dimensions"),
         (lambda: OP.run(X[:, 1:], PACK, CODE), r"x must have 6 channels, got shape \(2, 5, 7, 5\)"),
         (lambda: OP.run(X[:, :, :0], PACK, CODE), "window does not fit into an image of 0x5"),
-        (lambda: OP.run(X.double(), PACK, CODE), "x must be Float, got Double"),
-        (lambda: OP.run(X.to(torch.complex64), PACK, CODE), "x must be Float, got ComplexFloat"),
-        (lambda: OP.run(X.int(), PACK, CODE), "x must be Float, got Int"),
+        (lambda: OP.run(X.double(), PACK, CODE), "x must be Float or BFloat16, got Double"),
+        (lambda: OP.run(X.to(torch.complex64), PACK, CODE), "x must be .*, got ComplexFloat"),
+        (lambda: OP.run(X.int(), PACK, CODE), "x must be Float or BFloat16, got Int"),
+        (lambda: OP.run(X.bfloat16(), PACK, CODE), "pack must be BFloat16, got Float"),
+        (lambda: OP.run(X, PACK.bfloat16(), CODE), "pack must be Float, got BFloat16"),
+        (lambda: OP.run(X.bfloat16(), PACK.bfloat16(), CODE), "pack must be what"),
+        (lambda: OP.run(X.bfloat16(), PACK.bfloat16()[:-1], CODE), "pack must be what"),
         (lambda: OP.run(X, PACK.half(), CODE), "pack must be Float, got Half"),
         (lambda: OP.run(X, PACK[1:], CODE), "pack must be what"),
         (lambda: OP.run(X, PACK[:3], CODE), "pack must be what"),
@@ -67,9 +71,21 @@ def expected(x: Tensor) -> Tensor:
         (lambda: OP.pack([X, *WEIGHTS[1:]], BIASES, CODE), r"weights\[0\] must be of shape \(3, 6"),
         (lambda: OP.pack([WEIGHTS[0][0], *WEIGHTS[1:]], BIASES, CODE), r"weights\[0\] must be"),
         (lambda: OP.pack(WEIGHTS, [*BIASES[:-1], X], CODE), r"biases\[6\] must be of shape \(4\)"),
-        (lambda: OP.pack([w.double() for w in WEIGHTS], BIASES, CODE), "weights must be Float"),
+        (lambda: OP.pack([w.double() for w in WEIGHTS], BIASES, CODE), "weights must be Float or BFloat16"),
         (lambda: OP.pack(WEIGHTS, [b.half() for b in BIASES], CODE), "biases must be Float"),
-        (lambda: OP.run.out(X.double(), PACK, CODE, out=empty()), "x must be Float, got Double"),
+        (
+            lambda: OP.pack([w.bfloat16() for w in WEIGHTS], BIASES, CODE),
+            "biases must be BFloat16, got Float",
+        ),
+        (
+            lambda: OP.pack(
+                *[[t.bfloat16() for t in ts] for ts in (WEIGHTS, BIASES)],
+                CODE,
+                [2 * (s.window.kernel == (3, 3)) for s in PLAN.steps],
+            ),
+            "cannot be computed in Winograd tiles of edge 2",
+        ),
+        (lambda: OP.run.out(X.double(), PACK, CODE, out=empty()), "out must be Double, got Float"),
         (lambda: OP.run.out(X, PACK, CODE, out=empty()[:1]), r"out must be of shape \(2, 15, 7"),
         (lambda: OP.run.out(X, PACK, CODE, out=empty()[0]), "out must be of shape"),
         (lambda: OP.run.out(X, PACK, CODE, out=empty().double()), "out must be Float, got Double"),
@@ -367,6 +383,7 @@ def test_an_input_of_more_than_2_to_the_31_elements() -> None:
 
 def test_the_cpu_back_end_says_what_it_cannot_take() -> None:
     cpu = next(b for b in TABLE if b.name == "cpu")
-    assert cpu.why_not(PLAN, X.double()) == "x is torch.float64, the CPU kernels are float32"
+    reason = "x is torch.float64, the CPU kernels are float32 or bfloat16"
+    assert cpu.why_not(PLAN, X.double()) == reason
     assert cpu.why_not(PLAN, X.to("meta")) == "x is on meta"
     assert cpu.why_not(PLAN, X) is None

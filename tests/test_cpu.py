@@ -75,23 +75,35 @@ def problems(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module", params=["base", "avx2", "avx512"])
-def figures(request, problems):
+KERNELS = {"base": [4, False], "avx2": [8, False], "avx512": [16, False], "avx512_bf16": [16, True]}
+
+
+def run_nine(problems, isa, precisions):
     """What nine.py found with these kernels; skipped, and said so, where the machine lacks them."""
     done = subprocess.run(
-        [sys.executable, nine.__file__, problems],
-        env=os.environ | {"INCEPTION_FUSED_ISA": request.param},
+        [sys.executable, nine.__file__, problems, precisions],
+        env=os.environ | {"INCEPTION_FUSED_ISA": isa},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    lanes, widest = found.pop("lanes"), {"base": 4, "avx2": 8, "avx512": 16}[request.param]
-    if lanes < widest:
-        pytest.skip(f"no {request.param} here: {lanes} lanes ran instead of {widest}")
-    assert lanes == widest
+    kernels = found.pop("kernels")
+    if kernels < KERNELS[isa]:
+        pytest.skip(f"no {isa} here: {kernels} ran instead of {KERNELS[isa]}")
+    assert kernels == KERNELS[isa]
     return found
+
+
+@pytest.fixture(scope="module", params=["base", "avx2", "avx512"])
+def figures(request, problems):
+    return run_nine(problems, request.param, "float32")
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def figures_of_bfloat16(request, problems):
+    return run_nine(problems, request.param, "bfloat16")
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -119,6 +131,15 @@ def test_paper_modules_on_random_numbers(figures, name, fmt, tuning):
     assert case[tuning] <= 2 * case["stock"] + sqrt(terms) * 2**-24
 
 
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("name", GOOGLENET)
+def test_paper_modules_in_bfloat16(figures_of_bfloat16, name, fmt):
+    case = figures_of_bfloat16[nine.case(name, nine.RANDOM_BATCH, f"{fmt} bfloat16")]
+    assert case["ours"] <= 2 * case["stock"]
+    assert case["slice"]
+    assert case["nan"]
+
+
 def test_wrong_instruction_set_is_refused():
     done = subprocess.run(
         [sys.executable, "-c", "import inception_fused as f; f.backends()"],
@@ -128,7 +149,7 @@ def test_wrong_instruction_set_is_refused():
         check=False,
     )
     assert done.returncode
-    assert "INCEPTION_FUSED_ISA must be base, avx2 or avx512" in done.stderr
+    assert "INCEPTION_FUSED_ISA must be base, avx2, avx512 or avx512_bf16" in done.stderr
 
 
 def test_average_pool():
@@ -188,15 +209,17 @@ def test_nan_goes_through_relu_and_pool():
     assert torch.equal(y.isnan(), expected.isnan())
 
 
-def arguments():
+def arguments(dtype):
     spec = ODD["stacked"]
     x, weights, biases = tensors(spec, (2, 6, 6))
+    x, weights, biases = x.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
     code = lower(spec).encode()
     return x, weights, biases, code, OP.pack(weights, biases, code)
 
 
-def test_opcheck_and_compile():
-    x, weights, biases, code, pack = arguments()
+@pytest.mark.parametrize("dtype", ops.CPU_DTYPES)
+def test_opcheck_and_compile(dtype):
+    x, weights, biases, code, pack = arguments(dtype)
     torch.library.opcheck(OP.pack.default, (weights, biases, code))
     for fmt in FORMATS.values():
         view = x.to(memory_format=fmt)

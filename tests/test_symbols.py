@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 WIDE = {  # by namespace of csrc/cpu: what only a CPU with that instruction set can run
     "avx2": re.compile(r"^v(?!err|erw|mcall)|%ymm"),
     "avx512": re.compile(r"%zmm|%[xy]mm(?:1[6-9]|2\d|3[01])|%k[0-7]|\{%k"),
+    "avx512_bf16": re.compile(r"^v\w*bf16"),
 }
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 INSTRUCTION = re.compile(r"^ *[0-9a-f]+:\t(.+)$")
@@ -75,8 +76,9 @@ def test_wide_instructions_are_only_in_the_namespaces_of_their_kernels(
 
     for isa in WIDE:
         assert any("gemm" in name for name in wide(functions, isa) & of(isa))
-    assert wide(functions, "avx2") - of("avx2", "avx512") == set()
-    assert wide(functions, "avx512") - of("avx512") == set()
+    assert wide(functions, "avx2") - of("avx2", "avx512", "avx512_bf16") == set()
+    assert wide(functions, "avx512") - of("avx512", "avx512_bf16") == set()
+    assert wide(functions, "avx512_bf16") - of("avx512_bf16") == set()
     assert of("base")
 
 
@@ -85,7 +87,7 @@ def test_only_the_module_s_entry_is_exported(library: Path) -> None:
     assert [line.split()[0] for line in exported.splitlines()] == ["PyInit__C"]
 
 
-@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+@pytest.mark.parametrize("isa", WIDE)
 def test_kernel_files_hold_nothing_that_another_file_could_be_given(
     mirror: ModuleType, isa: str
 ) -> None:

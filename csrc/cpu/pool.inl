@@ -1,5 +1,7 @@
 // Pools, for one instruction set; after vector.inl.
 
+namespace {  // so that members have no weak symbols
+
 // How max_pool compares, `kCount` channels at a time. NaN wins.
 struct Floats {
   typedef Vector Value;
@@ -74,6 +76,8 @@ struct OrderOf<BFloat16> {
   typedef Ranks Many;
   typedef OneRank One;
 };
+
+}  // namespace
 
 template <typename T>
 static void max_pool(const T* const* tap, int taps, int64_t channels, T* dst) {
