@@ -13,7 +13,7 @@ T* base_of(const Program& program, int64_t buffer, const Operands<T>& operands) 
   const Place& place = program.places[buffer];
   if (place.scratch) return operands.scratch + place.offset;
   const Strided& tensor = buffer == kIn ? operands.x : operands.out;
-  return static_cast<T*>(tensor.data) + operands.first_image * place.image;
+  return static_cast<T*>(tensor.data) + operands.first_image * place.stride;
 }
 
 template <typename T>
@@ -75,12 +75,12 @@ void run_product(const Program& program, const Task& task, const Operands<T>& op
       if (step.pre) {
         a[i] = operands.own + i * channels;
       } else {
-        a[i] = src + at.image * from.image + at.y * step.window.stride.height * from.row +
+        a[i] = src + from.image(at.image) + at.y * step.window.stride.height * from.row +
                at.x * step.window.stride.width * from.pixel;
       }
       for (size_t t = 0; t < rows.size(); ++t) {
         const Place& to = program.places[info.targets[t]];
-        rows[t][i] = at.image * to.image + at.y * to.row + at.x * to.pixel;
+        rows[t][i] = to.image(at.image) + at.y * to.row + at.x * to.pixel;
       }
     }
     for (int p = task.first_panel; p < task.last_panel; ++p) {
@@ -113,7 +113,7 @@ void run_load(const Program& program, const Task& task, const Operands<T>& opera
     const int64_t y = i % to.size.height;
     const T* src = static_cast<const T*>(x.data) + (operands.first_image + image) * x.stride[0] +
                    y * x.stride[2];
-    T* row = dst + image * to.image + y * to.row;
+    T* row = dst + to.image(image) + y * to.row;
     if (x.channels_last()) {
       for (int64_t pixel = 0; pixel < to.size.width; ++pixel) {
         std::memcpy(row + pixel * to.pixel, src + pixel * x.stride[3],
@@ -137,7 +137,7 @@ void run_store(const Program& program, const Task& task, const Operands<T>& oper
     const int64_t y = i % from.size.height;
     T* row = static_cast<T*>(out.data) + (operands.first_image + image) * out.stride[0] +
              y * out.stride[2];
-    program.kernels.of<T>().transpose(src + image * from.image + y * from.row, from.pixel,
+    program.kernels.of<T>().transpose(src + from.image(image) + y * from.row, from.pixel,
                                       from.size.width, from.channels, row, out.stride[1]);
   }
 }
@@ -149,7 +149,7 @@ void run_border(const Program& program, const Task& task, const Operands<T>& ope
   const int64_t side = place.border.width * place.pixel;
   const auto zero = [](T* p, int64_t count) { std::fill_n(p, count, T{}); };
   for (int64_t image = task.first; image < task.last; ++image) {
-    T* top = base_of(program, task.buffer, operands) + image * place.image -
+    T* top = base_of(program, task.buffer, operands) + place.image(image) -
              place.border.height * place.row - side;
     zero(top, place.border.height * place.row);
     T* row = top + place.border.height * place.row;

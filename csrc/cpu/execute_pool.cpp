@@ -53,7 +53,7 @@ class PoolRow {
     int taps = 0;
     for (int64_t y = std::max<int64_t>(top, 0); y < bottom; ++y) {
       for (int64_t x = std::max<int64_t>(first, 0); x < last; ++x) {
-        tap_[taps++] = base_ + at.image * from_.image + y * from_.row + x * from_.pixel;
+        tap_[taps++] = base_ + from_.image(at.image) + y * from_.row + x * from_.pixel;
       }
     }
     return taps;
@@ -108,10 +108,10 @@ void run_pool(const Program& program, const Task& task, const Operands<T>& opera
     const int64_t behind = std::min(r.size - 1 - r.size / 2, most);
     auto* squares = reinterpret_cast<float*>(operands.own);
     for (int64_t i = task.first; i < task.last; ++i, at.next()) {
-      kernels.response(src + at.image * from.image + at.y * from.row + at.x * from.pixel,
+      kernels.response(src + from.image(at.image) + at.y * from.row + at.x * from.pixel,
                        step.src.channels, before, behind, r.alpha / static_cast<float>(r.size),
                        r.beta, r.k, squares,
-                       dst + at.image * to.image + at.y * to.row + at.x * to.pixel);
+                       dst + to.image(at.image) + at.y * to.row + at.x * to.pixel);
     }
     return;
   }
@@ -121,7 +121,7 @@ void run_pool(const Program& program, const Task& task, const Operands<T>& opera
   PoolRow row(kernels, pool, from, src, step.src.channels);
   for (int64_t i = task.first; i < task.last;) {
     const int64_t run = std::min(task.last - i, to.size.width - at.x);
-    row(at, run, dst + at.image * to.image + at.y * to.row + at.x * to.pixel, to.pixel);
+    row(at, run, dst + to.image(at.image) + at.y * to.row + at.x * to.pixel, to.pixel);
     at.next(run);
     i += run;
   }

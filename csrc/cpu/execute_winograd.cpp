@@ -19,7 +19,7 @@ void find_pixels(Size padding, int64_t tile, int points, const Place& from, cons
                  const float* zeros, const Cursor& at, const float** pixel) {
   const int64_t top = at.y * tile - padding.height, left = at.x * tile - padding.width;
   for (int64_t y = top; y < top + points; ++y) {
-    const float* row = src + at.image * from.image + y * from.row;
+    const float* row = src + from.image(at.image) + y * from.row;
     const bool outside = y < 0 || y >= from.size.height;
     for (int64_t x = left; x < left + points; ++x) {
       const bool inside = !outside && x >= 0 && x < from.size.width;
@@ -100,7 +100,7 @@ void run_winograd(const Program& program, const Task& task, const Operands<float
           const int64_t y = at.y * pack.tile, x = at.x * pack.tile;
           kernel.output(m + (t * panel.groups + g) * kGroup, m_plane(tiles, panel.groups), bias,
                         columns[g].relu,
-                        columns[g].dst + at.image * to.image + y * to.row + x * to.pixel, to.row,
+                        columns[g].dst + to.image(at.image) + y * to.row + x * to.pixel, to.row,
                         to.pixel, static_cast<int>(std::min(pack.tile, to.size.height - y)),
                         static_cast<int>(std::min(pack.tile, to.size.width - x)), columns[g].lanes);
         }

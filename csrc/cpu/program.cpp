@@ -19,88 +19,6 @@ Size tiles_of(const Step& step, int64_t tile, Size in) {
   return {(out.height + tile - 1) / tile, (out.width + tile - 1) / tile};
 }
 
-// The border of zeros that direct convolutions need around the images of this buffer.
-Size border_of(const Plan& plan, const PackLayout& layout, int64_t buffer) {
-  Size border;
-  for (size_t i = 0; i < plan.steps.size(); ++i) {
-    const Step& step = plan.steps[i];
-    if (step.kind == Kind::CONV && step.src.buffer == buffer && !layout.steps[i].tile) {
-      border.height = std::max(border.height, step.window.padding.height);
-      border.width = std::max(border.width, step.window.padding.width);
-    }
-  }
-  return border;
-}
-
-Place place_of(const Strided& tensor, Size size) {
-  Place place;
-  place.channels = tensor.size[1];
-  place.size = size;
-  place.image = tensor.stride[0];
-  place.row = tensor.stride[2];
-  place.pixel = tensor.stride[3];
-  return place;
-}
-
-constexpr double kMaxScratch = 0x1p50;  // elements
-
-// Lays the buffer out in scratch, from element 0 on; returns its elements, a multiple of `line`.
-int64_t place_in_scratch(Place& place, int64_t channels, Size size, Size border, int64_t images,
-                         int64_t line) {
-  const auto padded = [](int64_t n, int64_t border) {
-    return static_cast<double>(n) + 2 * static_cast<double>(border);
-  };
-  if (static_cast<double>(images) * static_cast<double>(channels) *
-          padded(size.height, border.height) * padded(size.width, border.width) >
-      kMaxScratch) {
-    throw std::invalid_argument("plan: padded by " + std::to_string(border.height) + " and " +
-                                std::to_string(border.width) +
-                                " pixels, an image is larger than any memory");
-  }
-  place.scratch = true;
-  place.channels = channels;
-  place.size = size;
-  place.border = border;
-  place.pixel = channels;
-  place.row = (size.width + 2 * border.width) * channels;
-  place.image = (size.height + 2 * border.height) * place.row;
-  place.offset = border.height * place.row + border.width * place.pixel;
-  return round_up(images * place.image, line);
-}
-
-// A buffer's part of scratch, and the waves in which it is needed.
-struct Life {
-  int64_t buffer;
-  int64_t first_wave;
-  int64_t last_wave;
-  int64_t elements;
-  int64_t start = 0;
-};
-
-// Gives every buffer a start so that no two of one wave overlap; returns the elements needed.
-// Large ones first, each as low as it fits.
-int64_t assign(std::vector<Life>& lives) {
-  std::stable_sort(lives.begin(), lives.end(),
-                   [](const Life& a, const Life& b) { return a.elements > b.elements; });
-  int64_t total = 0;
-  std::vector<const Life*> placed;  // by start
-  for (Life& life : lives) {
-    for (const Life* other : placed) {
-      const bool together =
-          life.first_wave <= other->last_wave && other->first_wave <= life.last_wave;
-      if (together && life.start + life.elements > other->start) {
-        life.start = std::max(life.start, other->start + other->elements);
-      }
-    }
-    total = std::max(total, life.start + life.elements);
-    placed.insert(
-        std::upper_bound(placed.begin(), placed.end(), &life,
-                         [](const Life* a, const Life* b) { return a->start < b->start; }),
-        &life);
-  }
-  return total;
-}
-
 // Elements of transformed tiles that stay in the second-level cache while the weights pass.
 constexpr int64_t kTransformed = 96 << 10;
 
@@ -136,12 +54,14 @@ StepInfo info_of(const Step& step, const StepPack& pack, const Kernels& kernels,
   return info;
 }
 
-// Cuts `rows` rows into tasks of about equal size, `parts` at most.
-void cut_rows(std::vector<Task>& tasks, Task task, int64_t rows, int64_t parts, double row_cost) {
+// Cuts rows [first, last) into tasks of about equal size, `parts` at most.
+void cut_rows(std::vector<Task>& tasks, Task task, int64_t first, int64_t last, int64_t parts,
+              double row_cost) {
+  const int64_t rows = last - first;
   parts = std::clamp<int64_t>(parts, 1, rows);
   for (int64_t i = 0; i < parts; ++i) {
-    task.first = i * rows / parts;
-    task.last = (i + 1) * rows / parts;
+    task.first = first + i * rows / parts;
+    task.last = first + (i + 1) * rows / parts;
     task.cost = row_cost * static_cast<double>(task.last - task.first);
     tasks.push_back(task);
   }
@@ -184,12 +104,14 @@ Cut choose_cut(const Program& program, int index, int64_t units, int64_t parts) 
   return {std::min(most, (parts + by_panel - 1) / by_panel), by_panel};
 }
 
-void cut_step(std::vector<Task>& tasks, const Program& program, int index, int64_t parts) {
+void cut_step(std::vector<Task>& tasks, const Program& program, int index, Images part,
+              int64_t parts) {
   const Step& step = program.plan.steps[index];
   const StepPack& pack = program.layout.steps[index];
   const Size size =
       pack.tile ? program.steps[index].tiles : program.places[step.dst[0].slice.buffer].size;
-  const int64_t units = program.images * size.height * size.width;
+  const int64_t units = part.count() * size.height * size.width;
+  const int64_t start = part.first * size.height * size.width;
   const int64_t panels = std::max<int64_t>(1, static_cast<int64_t>(pack.panels.size()));
   const int64_t rows = pack.tile ? 1 : program.rows()[2];
   const int64_t blocks = (units + rows - 1) / rows;
@@ -198,9 +120,9 @@ void cut_step(std::vector<Task>& tasks, const Program& program, int index, int64
     for (int64_t p = 0; p < cut.by_panel; ++p) {
       Task task{Task::Op::kStep};
       task.step = index;
-      task.first = u * blocks / cut.by_unit * units / blocks;
-      task.last = (u + 1) * blocks / cut.by_unit * units / blocks;
-      task.position = static_cast<double>(task.first) / static_cast<double>(units);
+      task.first = start + u * blocks / cut.by_unit * units / blocks;
+      task.last = start + (u + 1) * blocks / cut.by_unit * units / blocks;
+      task.position = static_cast<double>(task.first - start) / static_cast<double>(units);
       int64_t columns = 0;
       if (!pack.panels.empty()) {
         task.first_panel = static_cast<int>(p * panels / cut.by_panel);
@@ -217,9 +139,9 @@ void cut_step(std::vector<Task>& tasks, const Program& program, int index, int64
   }
 }
 
-double step_cost(const Program& program, int index) {
+double step_cost(const Program& program, int index, Images part) {
   std::vector<Task> tasks;
-  cut_step(tasks, program, index, 1);
+  cut_step(tasks, program, index, part, 1);
   return tasks.front().cost;
 }
 
@@ -228,35 +150,12 @@ double step_cost(const Program& program, int index) {
 Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& kernels_,
                  const Strided& x, const Strided& out, int64_t images_, int parts)
     : plan(plan_), layout(layout_), kernels(kernels_), images(images_) {
-  const std::vector<Size> sizes = plan.sizes(x.image());
-  std::vector<Life> lives;
-  places.resize(plan.buffers.size());
-  places[kIn] = place_of(x, sizes[kIn]);
-  places[kOut] = place_of(out, sizes[kOut]);
-  for (int64_t b = 0; b < static_cast<int64_t>(places.size()); ++b) {
-    const Size border = border_of(plan, layout, b);
-    const bool direct =
-        (b == kIn && x.channels_last() && border == Size{}) || (b == kOut && out.channels_last());
-    if (!direct) {
-      const int64_t elements =
-          place_in_scratch(places[b], plan.buffers[b], sizes[b], border, images, line());
-      // Loading x and storing out are waves of their own.
-      lives.push_back({b, b == kIn ? -1 : plan.waves(), b == kOut ? plan.waves() : -1, elements});
-    }
-  }
-  for (Life& life : lives) {
-    for (const Step& step : plan.steps) {
-      const auto used = [&](int64_t buffer) {
-        if (buffer != life.buffer) return;
-        life.first_wave = std::min(life.first_wave, step.wave);
-        life.last_wave = std::max(life.last_wave, step.wave);
-      };
-      used(step.src.buffer);
-      for (const Destination& dst : step.dst) used(dst.slice.buffer);
-    }
-  }
-  scratch = assign(lives);
-  for (const Life& life : lives) places[life.buffer].offset += life.start;
+  const Images all{0, images};
+  const std::vector<Phase> phases = parts == 1 ? phases_of(plan, x.image(), images)
+                                               : std::vector<Phase>{{0, plan.waves() - 1, images}};
+  Places placed = place_all(plan, layout, x, out, phases, images, line());
+  places = std::move(placed.by_buffer);
+  scratch = placed.scratch;
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
     const StepPack& pack = layout.steps[i];
@@ -276,46 +175,80 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
   }
   own.pooled = round_up(own.pooled, line());
 
-  const auto end_wave = [&] {
-    const int end = static_cast<int>(tasks.size());
-    if (end > (wave_end.empty() ? 0 : wave_end.back())) wave_end.push_back(end);
-  };
-  const auto add_border = [&](int64_t b) {
-    const Place& place = places[b];
-    if (place.border == Size{}) return;
-    Task task{Task::Op::kBorder};
-    task.buffer = static_cast<int>(b);
-    cut_rows(tasks, task, images, 1, static_cast<double>(place.image) / 2);
-  };
-
-  if (places[kIn].scratch) {
-    cut_rows(tasks, {Task::Op::kLoad}, images * sizes[kIn].height, parts,
-             static_cast<double>(4 * sizes[kIn].width * plan.in_channels()));
-    add_border(kIn);
-    end_wave();
-  }
-  for (int64_t wave = 0, next = 0; wave < plan.waves(); ++wave) {
-    const int64_t first = next;
-    double total = 0;
-    while (next < static_cast<int64_t>(plan.steps.size()) && plan.steps[next].wave == wave) {
-      total += step_cost(*this, static_cast<int>(next++));
+  if (parts == 1) {
+    const auto last = static_cast<int64_t>(phases.size()) - 1;
+    for (int64_t i = 0; i < images; i += phases[last].images) {
+      add_phase(phases, last, {i, std::min(i + phases[last].images, images)});
     }
-    for (int64_t i = first; i < next; ++i) {
-      const double share = step_cost(*this, static_cast<int>(i)) / total;
-      cut_step(tasks, *this, static_cast<int>(i),
-               std::max<int64_t>(1, std::llround(parts * share)));
-    }
-    std::stable_sort(tasks.begin() + (wave_end.empty() ? 0 : wave_end.back()), tasks.end(),
-                     [](const Task& a, const Task& b) { return a.position < b.position; });
-    for (const Life& life : lives) {
-      if (life.first_wave == wave) add_border(life.buffer);
-    }
-    end_wave();
+  } else {
+    add_load(all, parts);
+    for (int64_t wave = 0; wave < plan.waves(); ++wave) add_wave(wave, all, parts);
   }
   if (places[kOut].scratch) {
-    cut_rows(tasks, {Task::Op::kStore}, images * sizes[kOut].height, parts,
-             static_cast<double>(4 * sizes[kOut].width * plan.out_channels()));
+    const Size size = places[kOut].size;
+    cut_rows(tasks, {Task::Op::kStore}, 0, images * size.height, parts,
+             static_cast<double>(4 * size.width * plan.out_channels()));
     end_wave();
+  }
+}
+
+void Program::end_wave() {
+  const int end = static_cast<int>(tasks.size());
+  if (end > (wave_end.empty() ? 0 : wave_end.back())) wave_end.push_back(end);
+}
+
+void Program::add_load(Images part, int64_t parts) {
+  const Place& place = places[kIn];
+  if (!place.scratch) return;
+  const int64_t height = place.size.height;
+  cut_rows(tasks, {Task::Op::kLoad}, part.first * height, part.last * height, parts,
+           static_cast<double>(4 * place.size.width * plan.in_channels()));
+  add_border(kIn, part);
+  end_wave();
+}
+
+void Program::add_border(int64_t buffer, Images part) {
+  const Place& place = places[buffer];
+  if (place.border == Size{}) return;
+  Task task{Task::Op::kBorder};
+  task.buffer = static_cast<int>(buffer);
+  cut_rows(tasks, task, part.first, part.last, 1, static_cast<double>(place.stride) / 2);
+}
+
+void Program::add_wave(int64_t wave, Images part, int64_t parts) {
+  std::vector<int> members;
+  double total = 0;
+  for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
+    if (plan.steps[i].wave != wave) continue;
+    members.push_back(i);
+    total += step_cost(*this, i, part);
+  }
+  const auto first = static_cast<std::ptrdiff_t>(tasks.size());
+  for (int i : members) {
+    const double share = step_cost(*this, i, part) / total;
+    cut_step(tasks, *this, i, part,
+             std::max<int64_t>(1, std::llround(static_cast<double>(parts) * share)));
+  }
+  std::stable_sort(tasks.begin() + first, tasks.end(),
+                   [](const Task& a, const Task& b) { return a.position < b.position; });
+  for (size_t b = kOut + 1; b < places.size(); ++b) {
+    if (places[b].first_wave == wave) add_border(static_cast<int64_t>(b), part);
+  }
+  end_wave();
+}
+
+// The waves of a phase for the images of `part`, behind all that they need of the phases before.
+void Program::add_phase(const std::vector<Phase>& phases, int64_t phase, Images part) {
+  if (phase == 0) {
+    add_load(part, 1);
+  } else {
+    const int64_t step = phases[phase - 1].images;
+    for (int64_t i = part.first; i < part.last; i += step) {
+      add_phase(phases, phase - 1, {i, std::min(i + step, part.last)});
+    }
+  }
+  for (int64_t wave = phases[phase].first_wave; wave <= phases[phase].last_wave; ++wave) {
+    add_wave(wave, part, 1);
   }
 }
 

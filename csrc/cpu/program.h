@@ -8,33 +8,10 @@
 
 #include "kernels.h"
 #include "pack.h"
+#include "places.h"
 #include "plan.h"
 
 namespace inception_fused::cpu {
-
-// A tensor (batch, channels, height, width); strides in elements. Channels or columns are adjacent
-// in memory: stride[1] == 1 (channels last) or stride[3] == 1.
-struct Strided {
-  void* data;  // float or BFloat16, as the pack's Precision says
-  int64_t size[4];
-  int64_t stride[4];
-
-  bool channels_last() const { return stride[1] == 1 || size[1] == 1; }
-  Size image() const { return {size[2], size[3]}; }
-};
-
-// Where a buffer lives: in x, in out, or in scratch, there with a border of zeros around each
-// image.
-struct Place {
-  bool scratch = false;
-  int64_t channels = 0;
-  Size size;
-  Size border;
-  int64_t offset = 0;  // of the first image's pixel (0, 0), in elements from the start of scratch
-  int64_t image = 0;   // strides in elements
-  int64_t row = 0;
-  int64_t pixel = 0;
-};
 
 struct Task {
   enum class Op { kLoad, kBorder, kStep, kStore };
@@ -70,6 +47,13 @@ struct Own {
   int64_t size() const { return pooled + v + m + zeros; }
 };
 
+// Images [first, last) of those that a program runs.
+struct Images {
+  int64_t first;
+  int64_t last;
+  int64_t count() const { return last - first; }
+};
+
 struct Program {
   const Plan& plan;
   const PackLayout& layout;
@@ -77,12 +61,13 @@ struct Program {
   int64_t images;               // per run of the program
   std::vector<Place> places;    // by buffer
   std::vector<StepInfo> steps;  // by step
-  std::vector<Task> tasks;      // wave by wave
-  std::vector<int> wave_end;    // index of the task after each wave's last
+  std::vector<Task> tasks;      // in an order in which one thread can run them
+  std::vector<int> wave_end;    // for several threads: index of the task after each wave's last
   int64_t scratch = 0;          // elements, for all images
   Own own;
 
-  // `parts`: into about how many tasks a wave is cut; 1 if one thread runs the program alone.
+  // `parts`: into about how many tasks a wave is cut, with all images in each wave; 1 if one thread
+  // runs the program alone, in phases.
   Program(const Plan& plan, const PackLayout& layout, const Kernels& kernels, const Strided& x,
           const Strided& out, int64_t images, int parts);
 
@@ -90,6 +75,13 @@ struct Program {
   const int* rows() const { return kernels.rows(layout.precision); }
   // Elements in kAlignment bytes.
   int64_t line() const { return kAlignment / bytes_of(layout.precision); }
+
+ private:
+  void add_load(Images part, int64_t parts);
+  void add_border(int64_t buffer, Images part);
+  void add_wave(int64_t wave, Images part, int64_t parts);
+  void add_phase(const std::vector<Phase>& phases, int64_t phase, Images part);
+  void end_wave();
 };
 
 inline constexpr int64_t kMaxChunk = 112;  // output pixels whose addresses are worked out at a time

@@ -128,12 +128,11 @@ Prepared::Prepared(Plan plan, PackLayout layout, const Strided& x, const Strided
       out_size_(out.image()),
       threads_(threads) {
   const int64_t batch = x.size[0];
-  // Small images are taken together so that weights are used more often per load.
-  constexpr int64_t kPixels = 196;
-  const int64_t pixels = x.size[2] * x.size[3];
+  // As many images as the smallest of the plan want, and still several groups for each thread.
+  constexpr int64_t kMost = 8;
   const int64_t per_thread = batch / threads;
-  group_ =
-      std::clamp<int64_t>((kPixels + pixels - 1) / pixels, 1, std::max<int64_t>(per_thread, 1));
+  const int64_t most = std::clamp<int64_t>(per_thread, 1, kMost);
+  group_ = phases_of(plan_, x.image(), most).back().images;
   groups_ = threads == 1 ? batch / group_ : per_thread / group_ * threads;
   const int64_t rest = batch - groups_ * group_;
   if (groups_) {
