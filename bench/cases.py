@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from inception_fused.models import Branches, GoogLeNet
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
+from . import kernelbench
+
 IMAGE = 224
 """Height and width in pixels of the photographs as the networks see them."""
 
 NETWORKS = {"torchvision": "GoogLeNet (torchvision)", "paper": "GoogLeNet (paper)"}
-NAMES = (*NETWORKS, *GOOGLENET)
+KERNELBENCH = {
+    "l3-6": ("KernelBench L3/6, one module", kernelbench.module, kernelbench.activations),
+    "l3-7": ("KernelBench L3/7, GoogLeNet", kernelbench.Network, kernelbench.images),
+}
+NAMES = (*NETWORKS, *KERNELBENCH, *GOOGLENET)
 
 # Mean and standard deviation of ImageNet per channel, which torchvision's weights expect.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,7 +54,10 @@ def find(name: str) -> Case:
     if name == "torchvision":
         return _torchvision()
     if name == "paper":
-        return Case(name, NETWORKS[name], _paper, photographs)
+        return Case(name, NETWORKS[name], partial(_frozen, GoogLeNet), photographs)
+    if name in KERNELBENCH:
+        title, make, inputs = KERNELBENCH[name]
+        return Case(name, title, partial(_frozen, make), inputs)
     if ".py:" in name:
         return _own(name)
     raise ValueError(
@@ -119,8 +128,8 @@ def _torchvision() -> Case:
     return Case("torchvision", NETWORKS["torchvision"], build, photographs)
 
 
-def _paper() -> nn.Module:
-    model: nn.Module = _seeded(GoogLeNet).eval().requires_grad_(False)
+def _frozen(make: Callable[[], nn.Module]) -> nn.Module:
+    model: nn.Module = _seeded(make).eval().requires_grad_(False)
     return model
 
 

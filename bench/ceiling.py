@@ -10,53 +10,78 @@ import torch
 
 from inception_fused import ops
 
-SIZE = 1536
-"""Rows and columns of the matrices."""
+SIZE, DEVICE_SIZE = 1536, 8192
+"""Rows and columns of the matrices on a CPU and on a GPU."""
 
 STREAM_MIB = 256
 """Size of the copied tensor; several times the last-level cache of most machines."""
 
+_FMA = "FMA peak, float32"
 _SPINS = 300_000  # about 25 ms
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """``gflops``: 10**9 float32 operations a second, an FMA is two; ``gbytes``: 10**9 bytes/s."""
+    """``gflops``: 10**9 operations a second, an FMA is two; ``gbytes``: 10**9 bytes/s."""
 
     name: str
     gflops: float
     gbytes: float
 
 
-def measure(seconds: float = 1.0) -> Ceiling:
+def measure(device: str = "cpu", dtype: str = "float32", seconds: float = 1.0) -> Ceiling:
     """The best of several runs, with torch's number of threads.
 
-    The compute ceiling is multiply-adds in registers on every thread, the widest that the CPU
-    kernels of this process use; without the native library a large float32 torch.mm. Operations are
-    counted as of direct convolution, so Winograd's filtering may pass it. The memory ceiling is a
-    copy, read plus written.
+    The compute ceiling of a CPU in float32 is multiply-adds in registers on every thread, the
+    widest that the CPU kernels of this process use; otherwise, and without the native library, it
+    is a large torch.mm. Operations are counted as of direct convolution, so Winograd's filtering
+    may pass it. The memory ceiling is a copy, read plus written.
     """
-    if ops.NOT_LOADED is None:
-        name = "FMA peak, float32"
-        gflops = _best(lambda: int(torch.ops.inception_fused.cpu_spin(_SPINS)), seconds)
+    if device == "cpu" and dtype == "float32" and ops.NOT_LOADED is None:
+        name = _FMA
+        gflops = _best(_spin, seconds)
     else:
-        name = f"best of torch.mm, float32, {SIZE}x{SIZE}"
-        a, b = torch.randn(2, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+        size = SIZE if device == "cpu" else DEVICE_SIZE
+        name = f"best of torch.mm, {dtype}, {size}x{size}"
+        a, b = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(
+            device, getattr(torch, dtype)
+        )
         out = torch.empty_like(a)
 
         def multiply() -> int:
             torch.mm(a, b, out=out)
-            return 2 * SIZE**3
+            _wait(device)
+            return 2 * size**3
 
         gflops = _best(multiply, seconds)
-    source = torch.ones(STREAM_MIB * 2**18)
+    source = torch.ones(STREAM_MIB * 2**18, device=device)
     target = torch.empty_like(source)
 
     def copy() -> int:
         target.copy_(source)
+        _wait(device)
         return 2 * source.nbytes
 
     return Ceiling(name, gflops, _best(copy, seconds / 2))
+
+
+def clock(ceiling: Ceiling) -> float | None:
+    """The CPU's multiply-adds a second at this moment, relative to the ceiling, in about 0.1 s.
+
+    Well below 1 where the clock has fallen or something else runs. None without the native library.
+    """
+    if ops.NOT_LOADED is not None or ceiling.name != _FMA:
+        return None
+    return _best(_spin, 0.08) / ceiling.gflops
+
+
+def _spin() -> int:
+    return int(torch.ops.inception_fused.cpu_spin(_SPINS))
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
 
 
 def _best(call: Callable[[], int], seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Inference engines besides PyTorch, each prepared for one model and one input, in float32.
+"""CPU inference engines besides PyTorch, each prepared for one model and one input, in float32.
 
 All take (model, contiguous input, number of threads) and return a call without arguments that
 gives the output. Converting the model is their preparation and not timed.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Sends what converters print to nowhere, native code and its child processes included."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -40,28 +40,40 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
+def onnx_bytes(model: nn.Module, x: Tensor) -> bytes:
+    """The model in ONNX, for inputs of x's shape."""
+    with quiet():
+        program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
 def onnxruntime(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:
     import onnxruntime as ort
 
-    with _quiet():
-        program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
-    assert program is not None
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Its threads spin for work within a call only; after it they would slow down who comes next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = ort.InferenceSession(
-        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        onnx_bytes(model, x), options, providers=["CPUExecutionProvider"]
     )
     feed = {session.get_inputs()[0].name: x.numpy()}
     return lambda: torch.from_numpy(session.run(None, feed)[0])
 
 
-def openvino(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:
+def openvino(
+    model: nn.Module, x: Tensor, threads: int, precision: str = "f32"
+) -> Callable[[], Tensor]:
+    """``precision`` "bf16" computes in bfloat16 from and to float32; the CPU must have it.
+
+    Raises:
+        ValueError: OpenVINO would not compute in that precision here.
+    """
     import openvino as ov
 
-    with _quiet():
+    with quiet():
         converted = ov.convert_model(model, example_input=x)
     converted.reshape(list(x.shape))
     compiled = ov.Core().compile_model(
@@ -69,10 +81,13 @@ def openvino(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:
         "CPU",
         {
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
         },
     )
+    taken = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if taken != precision:
+        raise ValueError(f"OpenVINO computes in {taken} on this CPU, not in {precision}")
     request = compiled.create_infer_request()
     request.set_input_tensor(ov.Tensor(x.numpy(), shared_memory=True))
 
@@ -84,13 +99,16 @@ def openvino(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:
 
 
 def ncnn(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:
-    """ncnn has no batches; the images are run one after the other, as its users do."""
+    """ncnn has no batches; the images are run one after the other, as its users do.
+
+    Its defaults (Winograd by shape, packed layout) are the fastest of its settings.
+    """
     import ncnn as nc
     import pnnx
 
     with tempfile.TemporaryDirectory() as folder:
         stem = Path(folder) / "model"
-        with _quiet():
+        with quiet():
             pnnx.export(model, str(stem) + ".pt", x[:1], fp16=False)
         net = nc.Net()
         net.opt.num_threads = threads

@@ -23,6 +23,8 @@ PACKAGES = (
     "openvino",
     "ncnn",
     "pnnx",
+    "tensorrt",
+    "torch-tensorrt",
 )
 _TELLING = ("sse4_2", "avx2", "fma", "f16c", "avx512", "avx_vnni", "amx", "asimd", "sve")
 

@@ -1,4 +1,4 @@
-"""``inception-fused bench``: every case checked, then timed, written and shown."""
+"""``inception-fused bench`` in one process: every case checked, then timed, written and shown."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import ceiling, environment, memory, results, runner, tables
+from . import ceiling, device, environment, memory, results, runner, tables
 from .cases import Case
-from .peers import PEERS, REFERENCE, Contestant, contestants
+from .check import Check
+from .peers import DTYPES, REFERENCE, contestants
 from .results import CaseResult, Measurement, Results
 
-TOLERANCE = 1e-4
-"""Largest |difference| from the stock output, relative to the largest |stock output|."""
-
 RESULTS = "results.json"
+
+SLOW = 0.93
+"""Below this share of the ceiling a CPU's clock is worth a note."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,18 @@ class Settings:
     seconds: float = 6.0
     rounds: int | None = None
     memory: bool = True
+    device: str = "cpu"
+    dtype: str = "float32"
+    processes: int = 1
 
     def plain(self) -> dict[str, object]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def of_plain(cls, values: dict[str, object]) -> Settings:
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**known)  # type: ignore[arg-type]
 
 
 def run(
@@ -56,7 +65,7 @@ def run(
     """
     torch.set_num_threads(settings.threads)
     path = output / RESULTS
-    found = _start(settings, path, resume)
+    found = start(settings, path, resume)
     finished = {(c.model, c.batch) for c in found.cases if c.complete}
     found.cases = [c for c in found.cases if c.complete]
     stolen = environment.steal_ticks()
@@ -69,7 +78,7 @@ def run(
         with Progress(console=console, transient=True) as progress, torch.no_grad():
             task = progress.add_task("measured ceiling", total=len(cases) * len(settings.batches))
             if found.ceiling is None:
-                found.ceiling = asdict(ceiling.measure())
+                found.ceiling = asdict(ceiling.measure(settings.device, settings.dtype))
             for case in cases:
                 todo = [b for b in settings.batches if (case.name, b) not in finished]
                 model = case.build() if todo else None
@@ -81,7 +90,7 @@ def run(
                         def say(text: str, name: str = f"{case.title}, batch {batch}") -> None:
                             progress.update(task, description=f"{name}: {text}")
 
-                        _one(case, model, result, settings, save, say)
+                        found.notes += _one(case, model, result, found, settings, save, say)
                         result.complete = True
                         save()
                         progress.console.print(tables.case(result, found.ceiling))
@@ -100,16 +109,21 @@ def run(
 
 def agreed(found: Results) -> bool:
     """True if something was measured and every fused model gave the stock model's numbers."""
-    fused = [m for c in found.cases for m in c.measurements if m.peer == "fused"]
+    fused = [m for c in found.cases for m in c.measurements if m.peer.startswith("fused")]
     stock = [m for c in found.cases for m in c.measurements if m.peer == REFERENCE]
-    return all(m.status in (results.OK, results.PENDING) for m in fused + stock) and bool(stock)
+    fine = (results.OK, results.PENDING, results.ABSENT)
+    return all(m.status in fine for m in fused + stock) and bool(stock)
 
 
-def _start(settings: Settings, path: Path, resume: bool) -> Results:
+def start(settings: Settings, path: Path, resume: bool) -> Results:
+    """Empty results, or with ``resume`` those in the file; ValueError as :func:`run` says."""
     if not resume:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        found = Results(now, environment.describe(settings.threads), settings.plain())
-        found.notes += environment.doubts(found.environment)
+        about = environment.describe(settings.threads)
+        if settings.device != "cpu":
+            about["gpu"] = device.describe()
+        found = Results(now, about, settings.plain())
+        found.notes += environment.doubts(about)
         return found
     found = Results.load(path)
     if found.settings != settings.plain():
@@ -137,14 +151,17 @@ def _one(
     case: Case,
     model: nn.Module,
     result: CaseResult,
+    found: Results,
     settings: Settings,
     save: Callable[[], None],
     say: Callable[[str], None],
-) -> None:
-    """Prepares and checks every contestant, then times those that agree."""
-    x = case.inputs(result.batch)
-    stock = model(x)
-    exact = copy.deepcopy(model).double()(x[:1].double())
+) -> list[str]:
+    """Prepares and checks every contestant, then times those that agree; returns notes."""
+    dtype = DTYPES[settings.dtype]
+    result.bytes = result.bytes * dtype.itemsize // torch.float32.itemsize
+    x = case.inputs(result.batch).to(settings.device, dtype)
+    placed = copy.deepcopy(model).to(settings.device, dtype)
+    check = Check(placed, x, settings.dtype, settings.device, settings.threads)
     torch._dynamo.reset()
     calls: dict[str, Callable[[], Tensor]] = {}
     by_title: dict[str, Measurement] = {}
@@ -152,71 +169,74 @@ def _one(
         m = Measurement(contestant.peer, contestant.memory_format, contestant.title)
         result.measurements.append(m)
         say(f"preparing {contestant.title}")
-        call = _prepare(contestant, model, x, stock, exact, settings.threads, m)
+        call = check.prepare(contestant, m)
         if call is not None:
             calls[m.title], by_title[m.title] = call, m
         save()
-    samples: dict[str, runner.Samples] = {}
-    saved = time.monotonic()
-    for share in runner.measure(calls, samples, settings.seconds, settings.rounds):
-        say(f"timing {share:.0%}")
-        if time.monotonic() > saved + 2:
-            _record(result, by_title, samples)
-            save()
-            saved = time.monotonic()
-    _record(result, by_title, samples)
-    save()
+    notes = _time(result, found, calls, by_title, settings, save, say)
     if settings.memory:
         for m in by_title.values():
             say(f"memory of {m.title}")
             try:
-                arguments = (case.name, m.peer, m.memory_format, result.batch, settings.threads)
-                m.memory_mib = memory.peak_mib(*arguments)
+                m.memory_mib = memory.peak_mib(
+                    case.name,
+                    m.peer,
+                    m.memory_format,
+                    result.batch,
+                    settings.threads,
+                    settings.device,
+                    settings.dtype,
+                )
             except RuntimeError as error:
                 m.detail = str(error)
             save()
+    return notes
 
 
-def _prepare(
-    contestant: Contestant,
-    model: nn.Module,
-    x: Tensor,
-    stock: Tensor,
-    exact: Tensor,
-    threads: int,
-    m: Measurement,
-) -> Callable[[], Tensor] | None:
-    """A call whose output agrees with stock; otherwise None, and the measurement says why."""
-    missing = PEERS[contestant.peer].missing()
-    if missing:
-        m.status, m.detail = results.ABSENT, missing
-        return None
-    try:
-        start = time.perf_counter()
-        call = contestant.prepare(copy.deepcopy(model), x, threads)
-        output = call().clone()
-        m.prepare_s = time.perf_counter() - start
-        if output.shape != stock.shape:
-            raise ValueError(f"output {tuple(output.shape)} instead of {tuple(stock.shape)}")
-    except Exception as error:
-        m.status, m.detail = results.FAILED, runner.describe(error)
-        return None
-    m.difference = _relative(output, stock)
-    m.error = _relative(output[:1].double(), exact)
-    if not m.difference <= TOLERANCE:
-        m.status = results.DISAGREES
-        m.detail = f"differs from stock by {m.difference:.1e} of the largest output"
-        return None
-    return call
-
-
-def _relative(y: Tensor, wanted: Tensor) -> float:
-    """Not a number if y has one."""
-    return float((y - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
+def _time(
+    result: CaseResult,
+    found: Results,
+    calls: dict[str, Callable[[], Tensor]],
+    by_title: dict[str, Measurement],
+    settings: Settings,
+    save: Callable[[], None],
+    say: Callable[[str], None],
+) -> list[str]:
+    assert found.ceiling is not None
+    best = ceiling.Ceiling(**found.ceiling)
+    samples: dict[str, runner.Samples] = {}
+    gpu = device.Clock() if settings.device != "cpu" else None
+    turn = gpu.turn if gpu else runner.host_turn
+    notes = []
+    before = ceiling.clock(best)
+    saved = time.monotonic()
+    for share in runner.measure(calls, samples, settings.seconds, settings.rounds, turn):
+        say(f"timing {share:.0%}")
+        if time.monotonic() > saved + 2:
+            _record(result, by_title, samples, gpu)
+            save()
+            saved = time.monotonic()
+    slowed = device.slowed() if gpu else None
+    if slowed:
+        notes.append(f"{result.title}, batch {result.batch}: the GPU was slowed: {slowed}")
+    after = ceiling.clock(best)
+    result.clock = [round(share, 3) for share in (before, after) if share is not None]
+    if min(result.clock, default=1) < SLOW:
+        notes.append(
+            f"{result.title}, batch {result.batch}: the processor ran at "
+            f"{' and '.join(f'{share:.0%}' for share in result.clock)} of its measured peak before "
+            "and after the timing (clock, or other work)"
+        )
+    _record(result, by_title, samples, gpu)
+    save()
+    return notes
 
 
 def _record(
-    result: CaseResult, by_title: dict[str, Measurement], samples: dict[str, runner.Samples]
+    result: CaseResult,
+    by_title: dict[str, Measurement],
+    samples: dict[str, runner.Samples],
+    gpu: device.Clock | None,
 ) -> None:
     reference = next((samples.get(t) for t, m in by_title.items() if m.peer == REFERENCE), None)
     for title, m in by_title.items():
@@ -231,3 +251,6 @@ def _record(
             m.images_per_s = 1000 * result.batch / m.latency["median"]
             if reference is not None and reference.rounds:
                 m.ratio = list(runner.ratio(reference, taken))
+            if gpu:
+                kept = {"host": gpu.host, "warm": gpu.warm, "cold": gpu.cold}
+                m.device = {k: asdict(runner.summarise(v[title])) for k, v in kept.items()}

@@ -3,7 +3,8 @@
 The figure is the highest resident set during calls minus the resident set before the model was
 made: weights (converted or packed), activations and the engine's own code and buffers. Conversion
 and compilation are not in it: the high-water mark is reset after them, and what they freed is given
-back to the system first. Linux only; elsewhere there is no figure.
+back to the system first. Linux only; elsewhere there is no figure. On a GPU it is the device memory
+that the calls leave taken.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ STATUS = Path("/proc/self/status")
 TIMEOUT_S = 180
 
 
-def peak_mib(model: str, peer: str, memory_format: str, batch: int, threads: int) -> float | None:
+def peak_mib(
+    model: str,
+    peer: str,
+    memory_format: str,
+    batch: int,
+    threads: int,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> float | None:
     """Peak memory in MiB of a fresh process, None if it cannot be had here.
 
     Raises:
@@ -29,7 +38,7 @@ def peak_mib(model: str, peer: str, memory_format: str, batch: int, threads: int
     """
     if not STATUS.exists():
         return None
-    arguments = [model, peer, memory_format, str(batch), str(threads)]
+    arguments = [model, peer, memory_format, str(batch), str(threads), device, dtype]
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__, *arguments],
@@ -57,24 +66,40 @@ def _trim() -> None:
         trim(0)
 
 
-def _main(model: str, peer: str, memory_format: str, batch: int, threads: int) -> None:
+def _main(
+    model: str, peer: str, memory_format: str, batch: int, threads: int, device: str, dtype: str
+) -> None:
     from . import cases, peers
 
     torch.set_num_threads(threads)
     case = cases.find(model)
-    x = case.inputs(batch)
-    torch.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3))  # loads the libraries
+    x = case.inputs(batch).to(device, peers.DTYPES[dtype])
+    torch.conv2d(*torch.ones(2, 1, 1, 8, 8, device=device))  # loads the libraries
     _trim()
-    before = _kib("VmRSS")
+    before = _taken(device)
     with torch.no_grad():
-        run = peers.Contestant(peer, memory_format).prepare(case.build(), x, threads)
+        built = case.build().to(device, peers.DTYPES[dtype])
+        run = peers.Contestant(peer, memory_format).prepare(built, x, threads)
         run()
         _trim()
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        if device == "cpu":
+            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        else:
+            torch.cuda.empty_cache()
         for _ in range(3):
             run()
-    print(json.dumps({"mib": max(0, _kib("VmHWM") - before) / 1024}))
+    peak = _kib("VmHWM") if device == "cpu" else _taken(device)
+    print(json.dumps({"mib": max(0, peak - before) / 1024}))
+
+
+def _taken(device: str) -> int:
+    """KiB of the process, or of the device by all of its users."""
+    if device == "cpu":
+        return _kib("VmRSS")
+    torch.cuda.synchronize()
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) // 1024
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    _main(*sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]), *sys.argv[6:])

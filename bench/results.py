@@ -22,8 +22,12 @@ class Measurement:
         difference: max |output - stock output| over max |stock output|.
         error: max |output - float64 output| over max |float64 output|, of the first image.
         latency: median, p10, p90, p99, calls and outliers.
-        ratio: times faster than stock eager NCHW: median, p10, p90 over the rounds.
+        ratio: times faster than stock eager NCHW: median, p10, p90 over the rounds; of several
+            processes: best over best, and the least and the most of one process.
         rounds: every latency, a list per round.
+        processes: the median of every process, if there were several; the rest is the best one's.
+        device: on a GPU, like ``latency``: "host" until a call returns, "warm" and "cold" the
+            device's own time with the L2 cache as the call left it, and overwritten.
     """
 
     peer: str
@@ -39,6 +43,8 @@ class Measurement:
     ratio: list[float] | None = None
     memory_mib: float | None = None
     rounds: list[list[float]] = field(default_factory=list)
+    processes: list[float] = field(default_factory=list)
+    device: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -46,7 +52,8 @@ class CaseResult:
     """A model at a batch size.
 
     ``flops`` are those of direct convolution, two per multiply-add; ``bytes`` are what must move at
-    least once: input, output and weights.
+    least once: input, output and weights. ``clock`` is the CPU's speed relative to the ceiling,
+    measured before and after the timing (of each process).
     """
 
     model: str
@@ -55,6 +62,7 @@ class CaseResult:
     flops: int
     bytes: int
     complete: bool = False
+    clock: list[float] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
 
     def gflops(self, m: Measurement) -> float | None:

@@ -22,6 +22,9 @@ LEAST_ROUNDS = 5
 
 Call = Callable[[], object]
 
+Turn = Callable[[str, Call, int], list[float]]
+"""Takes a contestant's name, its call and a number of repeats; returns as many latencies in ms."""
+
 
 @dataclass
 class Samples:
@@ -76,8 +79,25 @@ def ratio(reference: Samples, other: Samples) -> tuple[float, float, float]:
     return percentile(ratios, 50), percentile(ratios, 10), percentile(ratios, 90)
 
 
+def host_turn(name: str, call: Call, repeats: int) -> list[float]:
+    """Latencies in ms after one call that brings the contestant's weights back into the caches."""
+    clock = time.perf_counter_ns
+    time.sleep(PAUSE_S)
+    call()
+    values = []
+    for _ in range(repeats):
+        start = clock()
+        call()
+        values.append((clock() - start) / 1e6)
+    return values
+
+
 def measure(
-    calls: Mapping[str, Call], samples: dict[str, Samples], seconds: float, rounds: int | None
+    calls: Mapping[str, Call],
+    samples: dict[str, Samples],
+    seconds: float,
+    rounds: int | None,
+    turn: Turn = host_turn,
 ) -> Iterator[float]:
     """Warms up, then adds a round to every contestant's samples per step of the iterator.
 
@@ -90,9 +110,8 @@ def measure(
         samples[name] = Samples()
         try:
             call()
-            start = clock()
-            call()
-            repeats[name] = max(1, min(100, round(TURN_S / max(clock() - start, 1e-9))))
+            once = turn(name, call, 1)[0] / 1000
+            repeats[name] = max(1, min(100, round(TURN_S / max(once, 1e-9))))
         except Exception as error:
             samples[name].failure = describe(error)
     order = [name for name in calls if name in repeats]
@@ -103,7 +122,7 @@ def measure(
         turns: dict[str, list[float]] = {}
         for name in tuple(order):
             try:
-                turns[name] = _turn(calls[name], repeats[name])
+                turns[name] = turn(name, calls[name], repeats[name])
             except Exception as error:
                 samples[name].failure = describe(error)
                 order.remove(name)
@@ -117,16 +136,3 @@ def describe(error: BaseException) -> str:
     """Type and first line of an exception, short enough for a table."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:160]}"
-
-
-def _turn(call: Call, repeats: int) -> list[float]:
-    """Latencies in ms after one call that brings the contestant's weights back into the caches."""
-    clock = time.perf_counter_ns
-    time.sleep(PAUSE_S)
-    call()
-    values = []
-    for _ in range(repeats):
-        start = clock()
-        call()
-        values.append((clock() - start) / 1e6)
-    return values

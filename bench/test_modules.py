@@ -14,7 +14,7 @@ import pytest
 import torch
 from inception_fused.bench import ceiling
 from inception_fused.bench.cases import find
-from inception_fused.bench.job import TOLERANCE
+from inception_fused.bench.check import TOLERANCE
 from inception_fused.bench.peers import PEERS, Contestant
 from pytest_benchmark.fixture import BenchmarkFixture
 

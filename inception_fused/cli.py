@@ -62,26 +62,35 @@ def bench(
         str,
         typer.Option(
             help="torchvision, paper, 3a to 5b (several: with commas), modules for all nine, "
-            "or path.py:function returning a model or (model, example input)."
+            "l3-6, l3-7 (KernelBench), or path.py:function returning a model or "
+            "(model, example input)."
         ),
     ] = _NETWORKS,
     batch: Annotated[
-        str, typer.Option(help="Batch sizes, with commas. [default: 1,8; modules: 1,8,32]")
+        str,
+        typer.Option(help="Sizes, with commas. [default: 1,8; modules: 1,8,32; KernelBench: 10]"),
     ] = "",
     peers: Annotated[
         str,
         typer.Option(
-            help="Of eager, channels_last, folded, compile, onnxruntime, openvino, ncnn, or all. "
+            help="Of fused_triton, fused_compile, fused_graph, eager, channels_last, folded, "
+            "compile, compile_overhead, compile_autotune, graph, onnxruntime, openvino, "
+            "openvino_bf16, ncnn, tensorrt, torch_tensorrt, or all. "
             "[default: eager,channels_last,compile; modules: without compile]"
         ),
     ] = "",
     memory_format: Annotated[
         str,
-        typer.Option(help="Of fused, folded and compile: nchw, channels_last or both."),
+        typer.Option(help="Of those that take any: nchw, channels_last or both."),
     ] = "channels_last",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     threads: Annotated[int, typer.Option(help="0: as many as torch would use.")] = 0,
     seconds: Annotated[float, typer.Option(help="Timing per case, for all together.")] = 5.0,
     rounds: Annotated[int | None, typer.Option(help="Rounds per case, instead of time.")] = None,
+    processes: Annotated[
+        int, typer.Option(help="Processes, one after the other; the best of each contestant.")
+    ] = 1,
     memory: Annotated[bool, typer.Option(help="Measure peak memory (a process each).")] = True,
     output: Annotated[Path, typer.Option(help="Folder for results.json and plots.")] = Path(
         "bench/out"
@@ -91,11 +100,20 @@ def bench(
     """Check, then time fused models beside what else could run them. Exits 1 if outputs differ."""
     with _extra("bench"):
         from .bench import command
-    raise typer.Exit(
-        command.bench(
-            model, batch, peers, memory_format, threads, seconds, rounds, memory, output, resume
-        )
+    settings = command.settings(
+        model=model,
+        batch=batch,
+        peers=peers,
+        memory_format=memory_format,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        seconds=seconds,
+        rounds=rounds,
+        processes=processes,
+        memory=memory,
     )
+    raise typer.Exit(command.bench(settings, output, resume))
 
 
 @commands.command()
