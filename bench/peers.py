@@ -99,20 +99,18 @@ PEERS: dict[str, Peer] = {
         install="pip install triton",
         devices=_GPU,
     ),
-    "fused_compile": Peer("fused + torch.compile", stock.fused_compiled),
+    "fused_compile": Peer("fused + compile", stock.fused_compiled),
     "fused_graph": Peer("fused + CUDA graph", stock.fused_graph, devices=_GPU),
     "eager": Peer("eager NCHW", stock.eager, "nchw"),
     "channels_last": Peer("eager channels_last", stock.eager, "channels_last"),
     "folded": Peer("eager BN folded", stock.folded),
     "compile": Peer("torch.compile", stock.compiled),
     "compile_overhead": Peer(
-        "torch.compile reduce-overhead",
+        "compile reduce-overhead",
         partial(stock.compiled, mode="reduce-overhead"),
         devices=_GPU,  # its CUDA graphs are all that differs from the default
     ),
-    "compile_autotune": Peer(
-        "torch.compile max-autotune", partial(stock.compiled, mode="max-autotune")
-    ),
+    "compile_autotune": Peer("compile max-autotune", partial(stock.compiled, mode="max-autotune")),
     "graph": Peer("CUDA graph", stock.graph, devices=_GPU),
     "onnxruntime": Peer(
         "ONNX Runtime",

@@ -8,6 +8,7 @@ by the process in which its median was lowest, stock PyTorch too.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -79,15 +80,21 @@ def merge(runs: list[Results], settings: Settings) -> Results:
 
 def _best(group: list[CaseResult]) -> list[Measurement]:
     titles = dict.fromkeys(m.title for c in group for m in c.measurements)
-    rows = [[m for c in group for m in c.measurements if m.title == title] for title in titles]
-    merged = [_merge(of_one) for of_one in rows]
-    stock = next((m for m in merged if m.peer == REFERENCE and m.latency), None)
-    for m, of_one in zip(merged, rows, strict=True):
-        ratios = [row.ratio[0] for row in of_one if row.ratio]
-        if stock and stock.latency and m.latency and ratios:
-            times = stock.latency["median"] / m.latency["median"]
-            m.ratio = [times, min(ratios), max(ratios)]
-    return merged
+    merged = {t: _merge([m for c in group for m in c.measurements if m.title == t]) for t in titles}
+    stock = next((t for t, m in merged.items() if m.peer == REFERENCE and m.latency), None)
+    for title, m in merged.items():
+        if stock is not None and m.latency:
+            own = [_median(c, stock) / _median(c, title) for c in group]
+            known = [times for times in own if not math.isnan(times)]
+            # Best over best is never outside of what single processes had.
+            m.ratio = [min(merged[stock].processes) / min(m.processes), min(known), max(known)]
+    return list(merged.values())
+
+
+def _median(case: CaseResult, title: str) -> float:
+    """Of that contestant in ms; not a number if it has none."""
+    row = next((m for m in case.measurements if m.title == title), None)
+    return row.latency["median"] if row and row.latency else math.nan
 
 
 def _merge(rows: list[Measurement]) -> Measurement:

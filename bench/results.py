@@ -62,8 +62,8 @@ class CaseResult:
     flops: int
     bytes: int
     complete: bool = False
-    clock: list[float] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
+    clock: list[float] = field(default_factory=list)
 
     def gflops(self, m: Measurement) -> float | None:
         """10**9 direct-convolution operations a second at the median."""

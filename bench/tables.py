@@ -9,11 +9,14 @@ from rich.table import Table
 
 from inception_fused.spec import GOOGLENET
 
-from .results import OK, CaseResult, Measurement
+from .results import ABSENT, OK, CaseResult, Measurement
 
 
 def case(result: CaseResult, ceiling: dict[str, Any] | None) -> Table:
-    """One row per contestant, fastest first; those without a figure say why. 80 columns wide."""
+    """One row per contestant, fastest first; those without a figure say why. 80 columns wide.
+
+    "times" has in brackets p10 and p90 of the rounds, or the least and the most of the processes.
+    """
     module = result.model in GOOGLENET
     table = Table(
         title=f"{result.title}, batch {result.batch}: latency in ms, times faster than stock NCHW",
@@ -24,19 +27,36 @@ def case(result: CaseResult, ceiling: dict[str, Any] | None) -> Table:
     )
     table.add_column("", no_wrap=True)
     rates = ("GFLOP/s", "% peak") if module else ("images/s", "MiB")
-    for name in ("median", "p10", "p90", "p99", "times (p10-p90)", *rates):
+    several = max((len(m.processes) for m in result.measurements), default=0)
+    times = "times (processes)" if several else "times (p10-p90)"
+    for name in ("median", "p10", "p90", "p99", times, *rates):
         table.add_column(name, justify="right", no_wrap=True)
     notes = []
+    absent: dict[str, list[str]] = {}
     for m in sorted(result.measurements, key=_order):
+        if m.status == ABSENT:
+            absent.setdefault(m.detail, []).append(m.title)
+            continue
         rates = _module_rates(result, m, ceiling) if module else _network_rates(m)
         table.add_row(*_row(m), *rates, style="bold" if m.peer == "fused" else "")
         if m.detail:
             notes.append(f"{m.title}: {m.status}, {m.detail}")
-    apart = [m.difference for m in result.measurements if m.status == OK and m.difference]
+    notes += [f"{', '.join(titles)}: {reason}" for reason, titles in absent.items()]
+    apart = [m for m in result.measurements if m.status == OK and m.difference]
     if apart:
-        notes.append(f"largest difference from stock, of the largest output: {max(apart):.0e}")
+        most = max(apart, key=lambda m: m.difference or 0)
+        notes.append(
+            f"largest difference from stock: {most.difference:.0e} of the largest output, "
+            f"{most.title}"
+        )
     outliers = sum(int(m.latency["outliers"]) for m in result.measurements if m.latency)
     calls = sum(int(m.latency["calls"]) for m in result.measurements if m.latency)
+    for m in result.measurements:
+        if m.device:
+            host, warm, cold = (figure(m.device[k]["median"]) for k in ("host", "warm", "cold"))
+            notes.append(f"{m.title}: host {host} ms, device {warm} ms warm, {cold} ms cold L2")
+    if several:
+        notes.append(f"each contestant's best of {several} processes")
     if outliers:
         notes.append(f"{outliers} of {calls} calls are outliers, all are in the percentiles")
     if module and ceiling:
