@@ -77,9 +77,9 @@ def bench(chosen: job.Settings, output: Path, resume: bool) -> int:
         results = job.run(found, chosen, output, console, resume)
     for note in results.notes:
         console.print(f"note: {note}")
-    from . import figures
+    from .report import pngs
 
-    written = [output / job.RESULTS, *figures.pngs(results, output)]
+    written = [output / job.RESULTS, *pngs(results, output)]
     console.print("wrote", ", ".join(map(str, written)), soft_wrap=True)
     if results.interrupted:
         console.print("interrupted; --resume goes on")
@@ -91,9 +91,9 @@ def bench(chosen: job.Settings, output: Path, resume: bool) -> int:
 
 
 def report(paths: list[Path], output: Path, readme: Path | None) -> None:
-    """Writes the page, or the README's table if ``readme`` is given."""
+    """Writes the page and the pictures of the first file, or the README's table if asked to."""
     from .readme import write
-    from .report import page
+    from .report import page, pngs
     from .results import Results
 
     results = [Results.load(path) for path in paths]
@@ -103,7 +103,7 @@ def report(paths: list[Path], output: Path, readme: Path | None) -> None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(results))
-    print("wrote", output)
+    print("wrote", ", ".join(map(str, [output, *pngs(results[0], output.parent)])))
 
 
 def _sizes(models: tuple[str, ...]) -> str:

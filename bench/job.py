@@ -15,7 +15,9 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import ceiling, device, environment, memory, results, runner, tables
+from inception_fused.spec import GOOGLENET
+
+from . import ceiling, device, environment, memory, results, runner, steps, tables
 from .cases import Case
 from .check import Check
 from .peers import DTYPES, REFERENCE, contestants
@@ -174,6 +176,10 @@ def _one(
             calls[m.title], by_title[m.title] = call, m
         save()
     notes = _time(result, found, calls, by_title, settings, save, say)
+    if case.name in GOOGLENET and any(m.peer == "fused" for m in by_title.values()):
+        say("timing each step")
+        result.steps = steps.measure(GOOGLENET[case.name], check.x)
+        save()
     if settings.memory:
         for m in by_title.values():
             say(f"memory of {m.title}")

@@ -74,6 +74,8 @@ def merge(runs: list[Results], settings: Settings) -> Results:
         complete = len(group) == settings.processes and all(c.complete for c in group)
         result = replace(group[0], complete=complete, clock=[s for c in group for s in c.clock])
         result.measurements = _best(group)
+        names = dict.fromkeys(name for c in group for name in c.steps)
+        result.steps = {n: min(c.steps[n] for c in group if n in c.steps) for n in names}
         found.cases.append(result)
     return found
 

@@ -1,8 +1,9 @@
-"""Results as one HTML page that needs nothing else: pictures inline, light and dark."""
+"""Results as one HTML page that needs nothing else, light and dark, and as picture files."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from markupsafe import Markup
 
 from inception_fused.spec import GOOGLENET
 
-from . import figures
+from . import accuracy_chart, charts, module_charts, network_charts
+from .charts import Chart
 from .readme import caption
-from .results import Measurement, Results
+from .results import ABSENT, Measurement, Results
 from .tables import figure
 
 
@@ -29,6 +31,28 @@ def page(results: list[Results]) -> str:
     environment.filters["figure"] = figure
     template = environment.get_template("report.html.j2")
     return template.render(runs=[_run(r) for r in results])
+
+
+def pngs(results: Results, folder: Path) -> list[Path]:
+    """Writes every chart that these results have into the folder; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [charts.png(chart, folder) for chart in all_charts(results)]
+
+
+def all_charts(results: Results) -> Iterator[Chart]:
+    """The charts for which the results have figures, the whole models' first."""
+    for draw in (
+        network_charts.latency,
+        network_charts.against_batch,
+        module_charts.speedup,
+        module_charts.rate,
+        module_charts.roofline,
+        module_charts.steps,
+        accuracy_chart.accuracy,
+    ):
+        chart = draw(results)
+        if chart is not None:
+            yield chart
 
 
 def speedups(results: Results) -> list[tuple[int, str, float]]:
@@ -48,22 +72,27 @@ def speedups(results: Results) -> list[tuple[int, str, float]]:
 
 
 def _run(results: Results) -> dict[str, Any]:
-    pictures = [
-        ("Latency", figures.latency(results)),
-        ("Throughput against batch size", figures.throughput(results)),
-        ("Modules", figures.modules(results)),
-        ("Roofline, by module", figures.roofline(results)),
-    ]
+    found = speedups(results)
+    absent = {
+        m.title: m.detail for c in results.cases for m in c.measurements if m.status == ABSENT
+    }
     return {
         "results": results,
         "caption": caption(results),
-        "cases": [
-            (c, sorted(c.measurements, key=_order), c.model in GOOGLENET) for c in results.cases
+        "cases": [(c, _rows(c.measurements), c.model in GOOGLENET) for c in results.cases],
+        "absent": absent,
+        "batches": sorted({batch for batch, _, _ in found}),
+        "speedups": {
+            title: {batch: times for batch, t, times in found if t == title}
+            for title in dict.fromkeys(title for _, title, _ in found)
+        },
+        "charts": [
+            (chart, [Markup(text) for text in charts.svgs(chart)]) for chart in all_charts(results)
         ],
-        "speedups": speedups(results),
-        "pictures": [(title, Markup(figures.svg(f))) for title, f in pictures if f is not None],
     }
 
 
-def _order(m: Measurement) -> float:
-    return m.latency["median"] if m.latency else math.inf
+def _rows(measurements: list[Measurement]) -> list[Measurement]:
+    """Those that could run, the fastest first."""
+    there = [m for m in measurements if m.status != ABSENT]
+    return sorted(there, key=lambda m: m.latency["median"] if m.latency else math.inf)

@@ -53,7 +53,8 @@ class CaseResult:
 
     ``flops`` are those of direct convolution, two per multiply-add; ``bytes`` are what must move at
     least once: input, output and weights. ``clock`` is the CPU's speed relative to the ceiling,
-    measured before and after the timing (of each process).
+    measured before and after the timing (of each process). ``steps``
+    are those of a module's plan with the median ms of each when it is run alone.
     """
 
     model: str
@@ -64,6 +65,7 @@ class CaseResult:
     complete: bool = False
     measurements: list[Measurement] = field(default_factory=list)
     clock: list[float] = field(default_factory=list)
+    steps: dict[str, float] = field(default_factory=dict)
 
     def gflops(self, m: Measurement) -> float | None:
         """10**9 direct-convolution operations a second at the median."""

@@ -126,7 +126,7 @@ def report(
         Path | None, typer.Option(help="Write the table into this file, between its markers.")
     ] = None,
 ) -> None:
-    """Make one self-contained HTML page of results, or the README's table."""
+    """Make one self-contained HTML page of results, and pictures, or the README's table."""
     with _extra("bench"):
         from .bench import command
     command.report(results, output, readme)

@@ -1,0 +1,142 @@
+"""What a chart is: panels that are drawn alone for a page, and together for a picture file.
+
+Text and axes are in one colour, so that a page can give them its own, light or dark.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .results import CaseResult, Measurement
+
+INK = "#223344"
+"""Colour of text and axes; :func:`svg` turns it into the page's own."""
+
+WIDTH = 5.4
+"""Inches of a panel; on a phone its text is then about as large as the page's small print."""
+
+COLOURS = {
+    "fused": "#d1495b",
+    "fused_triton": "#e07a5f",
+    "fused_compile": "#e8899a",
+    "fused_graph": "#b5305f",
+    "eager": "#8d99ae",
+    "channels_last": "#5b7b9a",
+    "folded": "#3a8fb7",
+    "compile": "#edae49",
+    "compile_overhead": "#d98f2b",
+    "compile_autotune": "#c9a227",
+    "graph": "#6d8f3f",
+    "onnxruntime": "#66a182",
+    "openvino": "#7a5ea8",
+    "openvino_bf16": "#ad97d6",
+    "ncnn": "#b0713f",
+    "tensorrt": "#4f9d4f",
+    "torch_tensorrt": "#2f7d6b",
+}
+GRID: dict[str, Any] = {"color": INK, "alpha": 0.15, "linewidth": 0.7}
+_STYLE: Any = {
+    "font.size": 10.5,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes, ``height`` inches tall and :data:`WIDTH` wide."""
+
+    draw: Callable[[Axes], None]
+    height: float = 3.6
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Panels of one kind. ``name`` is that of its file, ``note`` says what is seen, with units."""
+
+    name: str
+    title: str
+    note: str
+    panels: Sequence[Panel]
+
+
+def svgs(chart: Chart) -> list[str]:
+    """An inline SVG element per panel whose ink is the page's text colour, as wide as it may be."""
+    found = []
+    for panel in chart.panels:
+        buffer = io.StringIO()
+        with mpl.rc_context(_STYLE):
+            figure = Figure((WIDTH, panel.height), layout="constrained")
+            panel.draw(figure.subplots())
+            figure.savefig(buffer, format="svg", transparent=True)
+        text = buffer.getvalue()
+        text = text[text.index("<svg") :].replace(INK, "currentColor")
+        head, rest = text.split(">", 1)
+        head = re.sub(r' (?:width|height)="[^"]*"', "", head)
+        found.append(head.replace("<svg", '<svg role="img"', 1) + ">" + rest)
+    return found
+
+
+def png(chart: Chart, folder: Path) -> Path:
+    """Writes the panels, two in a row, into one file of the chart's name."""
+    columns = min(2, len(chart.panels))
+    rows = -(-len(chart.panels) // columns)
+    heights = [
+        max(p.height for p in chart.panels[i * columns : (i + 1) * columns]) for i in range(rows)
+    ]
+    with mpl.rc_context(_STYLE):
+        figure = Figure((WIDTH * columns, sum(heights)), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+        for axes, panel in zip(grid.flat, chart.panels, strict=False):
+            panel.draw(axes)
+        for axes in grid.flat[len(chart.panels) :]:
+            axes.remove()
+        path = folder / f"{chart.name}.png"
+        figure.savefig(path, dpi=144, facecolor="white")
+    return path
+
+
+def timed(case: CaseResult) -> list[Measurement]:
+    return [m for m in case.measurements if m.latency]
+
+
+def colour(m: Measurement) -> str:
+    return COLOURS.get(m.peer, INK)
+
+
+def legend(axes: Axes) -> None:
+    """Above the axes, so that it covers no figure; the title goes above it."""
+    handles, labels = axes.get_legend_handles_labels()
+    rows = -(-len(labels) // 3)
+    axes.legend(
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=3,
+        borderaxespad=0.2,
+        columnspacing=1.0,
+        handletextpad=0.5,
+    )
+    axes.set_title(axes.get_title(), pad=8 + 15 * rows)
