@@ -14,7 +14,9 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from .results import CaseResult, Measurement
 
@@ -60,6 +62,7 @@ _STYLE: Any = {
     "ytick.color": INK,
     "legend.fontsize": 8.5,
     "legend.frameon": False,
+    "legend.handlelength": 1.1,
 }
 
 
@@ -117,6 +120,13 @@ def png(chart: Chart, folder: Path) -> Path:
     return path
 
 
+def logarithmic(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 of every power of ten, written out."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
 def timed(case: CaseResult) -> list[Measurement]:
     return [m for m in case.measurements if m.latency]
 
@@ -125,18 +135,18 @@ def colour(m: Measurement) -> str:
     return COLOURS.get(m.peer, INK)
 
 
-def legend(axes: Axes) -> None:
+def legend(axes: Axes, columns: int = 3) -> None:
     """Above the axes, so that it covers no figure; the title goes above it."""
     handles, labels = axes.get_legend_handles_labels()
-    rows = -(-len(labels) // 3)
+    rows = -(-len(labels) // columns)
     axes.legend(
         handles,
         labels,
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
-        ncols=3,
+        ncols=columns,
         borderaxespad=0.2,
-        columnspacing=1.0,
-        handletextpad=0.5,
+        columnspacing=0.9,
+        handletextpad=0.4,
     )
     axes.set_title(axes.get_title(), pad=8 + 15 * rows)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from inception_fused.spec import GOOGLENET
 
-from .charts import GRID, INK, Chart, Panel, colour, legend, timed
+from .charts import GRID, INK, Chart, Panel, colour, legend, logarithmic, timed
 from .results import CaseResult, Measurement, Results
 
 STEPS = {
@@ -21,7 +22,8 @@ STEPS = {
 }
 """Colours by the beginning of a step's name."""
 
-_ROOFLINE = ("eager", "channels_last", "fused")
+_MARKERS = {"eager": "o", "channels_last": "s", "fused": "D"}
+"""Of the contestants in the roofline; there the colour tells the module."""
 
 
 def speedup(results: Results) -> Chart | None:
@@ -33,7 +35,7 @@ def speedup(results: Results) -> Chart | None:
     def draw(axes: Axes, group: list[CaseResult]) -> None:
         _grouped(axes, group, height)
         axes.axhline(1, color=INK, linewidth=1)
-        axes.set_ylabel("times faster than eager NCHW")
+        axes.set_ylabel("times faster")
 
     note = "Times faster than stock PyTorch (eager, NCHW) by module; the line is stock itself."
     return _by_batch("speedup", "Speed-up by module", note, results, draw)
@@ -49,7 +51,7 @@ def rate(results: Results) -> Chart | None:
         _grouped(axes, group, height)
         if results.ceiling:
             axes.axhline(results.ceiling["gflops"], color=INK, linestyle="--", linewidth=1)
-        axes.set_ylabel("GFLOP/s (direct convolution)")
+        axes.set_ylabel("GFLOP/s")
 
     note = (
         "Operations of direct convolution a second, in 10^9; the dashed line is the measured "
@@ -64,8 +66,9 @@ def roofline(results: Results) -> Chart | None:
     if not cases or not results.ceiling:
         return None
     note = (
-        "Every module by its operations per byte of input, weights and output. No direct "
-        "convolution can be above the line, which is measured in the same run."
+        "Every module by its operations (of direct convolution, in 10^9 a second) per byte of "
+        "input, weights and output. Only a method that needs fewer, as Winograd's filtering "
+        "does, can be above the line; both of its parts are measured in the same run."
     )
     panels = [
         Panel(partial(_roofline, group=[c for c in cases if c.batch == batch], results=results))
@@ -103,7 +106,7 @@ def _by_batch(
     panels = []
     for batch in sorted({c.batch for c in cases}):
         group = [c for c in cases if c.batch == batch]
-        panels.append(Panel(partial(draw, group=group)))
+        panels.append(Panel(partial(draw, group=group), 3.9))
     return Chart(name, title, note, panels) if panels else None
 
 
@@ -131,17 +134,16 @@ def _grouped(
 def _roofline(axes: Axes, group: list[CaseResult], results: Results) -> None:
     assert results.ceiling is not None
     top, stream = results.ceiling["gflops"], results.ceiling["gbytes"]
-    for peer in _ROOFLINE:
-        found = [(c, m) for c in group for m in timed(c) if m.peer == peer]
-        if not found:
-            continue
-        x = [c.flops / c.bytes for c, _ in found]
-        y = [c.gflops(m) or 0.0 for c, m in found]
-        label = found[0][1].title
-        axes.plot(x, y, "o", color=colour(found[0][1]), alpha=0.85, label=label)
-        if peer == "fused":
-            for (case, _), *point in zip(found, x, y, strict=True):
-                axes.annotate(case.model, point, (4, 4), textcoords="offset points", size=8)
+    shades = mpl.color_sequences["tab10"]
+    for case, shade in zip(group, shades, strict=False):
+        for m in timed(case):
+            if m.peer in _MARKERS:
+                point = case.flops / case.bytes, case.gflops(m) or 0.0
+                axes.plot(*point, _MARKERS[m.peer], color=shade, markersize=5.5, alpha=0.9)
+        axes.plot([], [], "s", color=shade, markersize=7, label=case.model)
+    for m in timed(group[0]):
+        if m.peer in _MARKERS:
+            axes.plot([], [], _MARKERS[m.peer], color=INK, fillstyle="none", label=m.title)
     knee = top / stream
     intensity = [c.flops / c.bytes for c in group]
     left, right = min(*intensity, knee) / 2, max(*intensity, knee) * 1.6
@@ -150,15 +152,13 @@ def _roofline(axes: Axes, group: list[CaseResult], results: Results) -> None:
     axes.set_yscale("log")
     axes.set(
         xlabel="operations per byte",
-        ylabel="GFLOP/s (direct convolution)",
+        ylabel="GFLOP/s",
         title=f"batch {group[0].batch}: {top:.0f} GFLOP/s, {stream:.1f} GB/s",
     )
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter("{x:g}")
-        axis.set_tick_params(which="minor", labelsize=7.5)
-    axes.grid(which="both", **GRID)
-    legend(axes)
+        logarithmic(axis)
+    axes.grid(**GRID)
+    legend(axes, 4)
 
 
 def _steps(axes: Axes, group: list[CaseResult]) -> None:

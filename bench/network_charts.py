@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 
 from inception_fused.spec import GOOGLENET
 
-from .charts import GRID, INK, Chart, Panel, colour, legend, timed
+from .charts import GRID, INK, Chart, Panel, colour, legend, logarithmic, timed
 from .results import CaseResult, Measurement, Results
+from .tables import figure
 
 
 def latency(results: Results) -> Chart | None:
@@ -58,7 +59,7 @@ def _bars(axes: Axes, case: CaseResult) -> None:
         axes.plot([p10, p90], [y, y], color=INK, linewidth=1.2, marker="|", markersize=6)
         times = f"  {m.ratio[0]:.2f}x" if m.ratio else ""
         axes.annotate(
-            f"{median:.3g} ms{times}",
+            f"{figure(median)} ms{times}",
             (max(median, p90), y),
             (5, 0),
             textcoords="offset points",
@@ -88,14 +89,11 @@ def _lines(
     axes.set_xticks(batches, map(str, batches))
     if value is _median:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="y", which="minor", labelsize=7.5)
-        axes.set(ylabel=unit)
-        axes.grid(which="both", **GRID)
+        logarithmic(axes.yaxis)
     else:
-        axes.set(ylabel=unit, ylim=(0, None))
-        axes.grid(**GRID)
+        axes.set_ylim(0, None)
+    axes.set_ylabel(unit)
+    axes.grid(**GRID)
     axes.xaxis.minorticks_off()
     axes.set(title=group[0].title, xlabel="batch size (images)")
     legend(axes)
