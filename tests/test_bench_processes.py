@@ -8,13 +8,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from inception_fused.bench import cases, device, job, kernelbench, peers, processes, results
+from inception_fused.bench import (
+    cases,
+    device,
+    job,
+    kernelbench,
+    peers,
+    processes,
+    results,
+    steps,
+)
 from inception_fused.bench.check import FACTOR, TOLERANCE, Check
 from rich.console import Console
 from torch import nn
 
+from inception_fused.lower import lower
 from inception_fused.models import Branches, Inception
-from inception_fused.spec import GOOGLENET
+from inception_fused.spec import GOOGLENET, Spec
 
 OWN = (
     "import os, signal, torch\n"
@@ -240,3 +250,19 @@ class TestKernelBench:
         channels = [spec.out_channels for spec in GOOGLENET.values()]
         assert [m.spec.out_channels for m in modules] == channels
         assert cases.find("l3-7").title == "KernelBench L3/7, GoogLeNet"
+
+
+class TestSteps:
+    def test_every_step_is_timed_by_its_name(self) -> None:
+        spec = Spec.v1(8, 4, 4, 8, 4, 8, 4)
+        found = steps.measure(spec, torch.randn(1, 8, 6, 6))
+        assert list(found) == ["1x1 8 to 4+4+4", "pool + 1x1 8 to 4", "3x3 4 to 8", "5x5 4 to 8"]
+        assert all(ms > 0 for ms in found.values())
+
+    @pytest.mark.parametrize("name", GOOGLENET)
+    def test_a_step_alone_is_a_plan_that_holds(self, name: str) -> None:
+        whole = lower(GOOGLENET[name])
+        plans = [steps.alone(step) for step in whole.steps]
+        for plan in plans:
+            plan.check()
+        assert sum(p.macs(1, 14, 14) for p in plans) == whole.macs(1, 14, 14)
