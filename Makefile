@@ -4,7 +4,7 @@ PIP := .venv/bin/python -m pip install --quiet
 SOURCES := setup.py pyproject.toml $(shell find csrc inception_fused bench triton_kernels -type f \
 	-not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench test test-full lint clean
+.PHONY: bench test test-full lint docs clean
 
 bench: .venv/installed
 	.venv/bin/inception-fused bench --output bench/out
@@ -23,6 +23,10 @@ lint: .venv/linters
 	git ls-files 'csrc/*' 'tests/*.cpp' 'tests/*.h' | grep -E '\.(h|cpp|inl|cu|cuh)$$' | \
 		xargs .venv/bin/clang-format --dry-run --Werror
 
+# The site, build/site/index.html; it needs no server and no network.
+docs: .venv/site
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
+
 clean:
 	rm -rf .venv build bench/out *.egg-info inception_fused/*.so
 
@@ -36,6 +40,10 @@ clean:
 .venv/installed: .venv/tools $(SOURCES)
 	@echo "installing inception_fused and building its native library"
 	$(PIP) --no-build-isolation -e ".[test]"
+	touch $@
+
+.venv/site: .venv/installed
+	$(PIP) --no-build-isolation -e ".[docs]"
 	touch $@
 
 .venv/linters: .venv/installed
