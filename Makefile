@@ -23,7 +23,7 @@ lint: .venv/linters
 	git ls-files 'csrc/*' 'tests/*.cpp' 'tests/*.h' | grep -E '\.(h|cpp|inl|cu|cuh)$$' | \
 		xargs .venv/bin/clang-format --dry-run --Werror
 
-# The site, build/site/index.html; it needs no server and no network.
+# The site, build/site/index.html. It loads nothing from the network; its search needs a server.
 docs: .venv/site
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
