@@ -4,6 +4,6 @@
 ``engines`` and ``tensorrt``; ``check`` whether their outputs agree, ``runner`` the interleaved
 clock, ``device`` a GPU's; ``memory`` and ``ceiling`` two more measurements, ``environment`` the
 machine, ``results`` the JSON file; ``job`` the whole of ``inception-fused bench`` in one process,
-``processes`` in several, ``steps`` the parts of a module; ``report``, ``readme`` and the charts
+``processes`` in several, ``breakdown`` the steps of a module; ``report``, ``readme`` and the charts
 turn results into a page, pictures and a table. Nothing but the command line imports it.
 """

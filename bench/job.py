@@ -17,10 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from inception_fused.spec import GOOGLENET
 
-from . import ceiling, device, environment, memory, results, runner, steps, tables
+from . import breakdown, ceiling, device, environment, memory, results, runner, tables
 from .cases import Case
 from .check import Check
-from .peers import DTYPES, REFERENCE, contestants
+from .peers import DTYPES, PEERS, REFERENCE, contestants
 from .results import CaseResult, Measurement, Results
 
 RESULTS = "results.json"
@@ -171,32 +171,37 @@ def _one(
         m = Measurement(contestant.peer, contestant.memory_format, contestant.title)
         result.measurements.append(m)
         say(f"preparing {contestant.title}")
-        call = check.prepare(contestant, m)
+        call = check.prepare(contestant, m) if _tried(case, m, result.batch, settings) else None
         if call is not None:
             calls[m.title], by_title[m.title] = call, m
         save()
     notes = _time(result, found, calls, by_title, settings, save, say)
     if case.name in GOOGLENET and any(m.peer == "fused" for m in by_title.values()):
         say("timing each step")
-        result.steps = steps.measure(GOOGLENET[case.name], check.x)
+        result.steps = breakdown.measure(GOOGLENET[case.name], check.x)
         save()
-    if settings.memory:
-        for m in by_title.values():
-            say(f"memory of {m.title}")
-            try:
-                m.memory_mib = memory.peak_mib(
-                    case.name,
-                    m.peer,
-                    m.memory_format,
-                    result.batch,
-                    settings.threads,
-                    settings.device,
-                    settings.dtype,
-                )
-            except RuntimeError as error:
-                m.detail = str(error)
-            save()
     return notes
+
+
+def _tried(case: Case, m: Measurement, batch: int, settings: Settings) -> bool:
+    """Runs a contestant alone first, for its memory; one that crashes or hangs is not let in."""
+    peer = PEERS[m.peer]
+    if not settings.memory or peer.why_not(settings.device, settings.dtype):
+        return True
+    try:
+        m.memory_mib = memory.peak_mib(
+            case.name,
+            m.peer,
+            m.memory_format,
+            batch,
+            settings.threads,
+            settings.device,
+            settings.dtype,
+        )
+    except RuntimeError as error:
+        m.status, m.detail = results.FAILED, str(error)
+        return False
+    return True
 
 
 def _time(

@@ -1,4 +1,4 @@
-"""Peak memory of one contestant, in a process of its own.
+"""Peak memory of one contestant, in a process of its own, which also shows whether it runs at all.
 
 The figure is the highest resident set during calls minus the resident set before the model was
 made: weights (converted or packed), activations and the engine's own code and buffers. Conversion
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ from pathlib import Path
 import torch
 
 STATUS = Path("/proc/self/status")
-TIMEOUT_S = 180
+TIMEOUT_S = 300.0
+"""Seconds for starting, preparing and four calls."""
 
 
 def peak_mib(
@@ -47,10 +49,12 @@ def peak_mib(
             timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"memory: no figure after {TIMEOUT_S} s") from None
+        raise RuntimeError(f"not ready after {TIMEOUT_S} s in a process of its own") from None
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise RuntimeError(f"ended by {name} in a process of its own")
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"memory: {last}")
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
     return float(json.loads(done.stdout.strip().splitlines()[-1])["mib"])
 
 

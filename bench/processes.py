@@ -31,7 +31,8 @@ _PATIENCE_S = 60
 def run(settings: Settings, output: Path, console: Console, resume: bool = False) -> Results:
     """Runs ``settings.processes`` processes; each leaves its own results in ``output/process-N``.
 
-    A process that dies is noted, and the next one starts. Ctrl-C keeps what was measured.
+    A process that dies is noted, and the next one starts; memory is measured in the first one, and
+    a peer that fails or disagrees there is not run in the next. Ctrl-C keeps what was measured.
 
     Raises:
         ValueError: ``resume`` is asked for and the file is missing or of other settings.
@@ -45,8 +46,10 @@ def run(settings: Settings, output: Path, console: Console, resume: bool = False
     deaths, interrupted = [], False
     for i, folder in enumerate(folders, 1):
         console.print(f"process {i} of {count}")
+        names = settings.peers if i == 1 else _without_failed(settings, folders[0] / RESULTS)
+        first = settings.memory and i == 1
         try:
-            _start(replace(settings, processes=1, memory=settings.memory and i == 1), folder)
+            _start(replace(settings, processes=1, memory=first, peers=names), folder)
         except KeyboardInterrupt:
             interrupted = True
         except RuntimeError as error:
@@ -61,6 +64,19 @@ def run(settings: Settings, output: Path, console: Console, resume: bool = False
     for case in merged.cases:
         console.print(tables.case(case, merged.ceiling))
     return merged
+
+
+def _without_failed(settings: Settings, first: Path) -> tuple[str, ...]:
+    """The peers without those that failed or disagreed in the first process."""
+    if not first.exists():
+        return settings.peers
+    wrong = {
+        m.peer
+        for c in Results.load(first).cases
+        for m in c.measurements
+        if m.status in (results.FAILED, results.DISAGREES)
+    }
+    return tuple(p for p in settings.peers if p not in wrong or p in ("fused", REFERENCE))
 
 
 def merge(runs: list[Results], settings: Settings) -> Results:

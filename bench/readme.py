@@ -45,11 +45,18 @@ def caption(results: Results) -> str:
     """One sentence: machine, threads, versions, day, commit."""
     e = results.environment
     versions = e["versions"]
-    named = [f"{k} {versions[k]}" for k in ("torch", "onnxruntime", "openvino") if k in versions]
+    named = [
+        f"{k} {versions[k]}" for k in ("torch", "onnxruntime", "openvino", "ncnn") if k in versions
+    ]
     commit = f", commit {e['commit']}" if e.get("commit") else ""
+    where = (
+        e["gpu"]["name"] if "gpu" in e else f"{e['cpu']}, {e['torch_cpu']}, {e['threads']} threads"
+    )
+    count = results.settings.get("processes", 1)
+    process = "one process" if count == 1 else f"each of {count} processes, each at its best"
     return (
-        f"{e['cpu']}, {e['torch_cpu']}, {e['threads']} threads; {', '.join(named)}; float32, "
-        f"contestants interleaved in one process, {results.created[:10]}{commit}."
+        f"{where}; {', '.join(named)}; {results.settings.get('dtype', 'float32')}, contestants "
+        f"interleaved in {process}, {results.created[:10]}{commit}."
     )
 
 

@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from inception_fused.bench import (
+    breakdown,
     cases,
     device,
     job,
     kernelbench,
+    memory,
     peers,
     processes,
     results,
-    steps,
 )
 from inception_fused.bench.check import FACTOR, TOLERANCE, Check
 from rich.console import Console
@@ -27,7 +28,7 @@ from inception_fused.models import Branches, Inception
 from inception_fused.spec import GOOGLENET, Spec
 
 OWN = (
-    "import os, signal, torch\n"
+    "import os, signal, sys, torch\n"
     "from inception_fused.models import Inception\n"
     "def small():\n"
     "    return Inception(8, 4, 4, 8, 4, 8, 4, batch_norm=True), torch.randn(2, 8, 6, 6)\n"
@@ -35,6 +36,10 @@ OWN = (
     "    if not os.path.exists(__file__ + '.died'):\n"
     "        open(__file__ + '.died', 'w').close()\n"
     "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+    "    return small()\n"
+    "def dies_alone():\n"
+    "    if 'inception_fused.bench.memory' in sys.orig_argv:\n"
+    "        os.kill(os.getpid(), signal.SIGKILL)\n"
     "    return small()\n"
 )
 
@@ -107,6 +112,38 @@ class TestProcesses:
         for m, before in zip(whole.cases[0].measurements, measured, strict=True):
             assert len(m.processes) == 2
             assert before[0] in m.processes
+
+    def test_a_peer_that_fails_at_first_is_left_out_of_the_next(self, tmp_path: Path) -> None:
+        settings = job.Settings(("3a",), (1,), ("fused", "eager", "good", "bad"))
+        rows = [row("fused", 1.0), row("eager", 4.0), row("good", 2.0)]
+        rows += [row("bad", None, results.FAILED)]
+        case = results.CaseResult("3a", "3a", 1, 1, 1, True, rows)
+        path = tmp_path / "first.json"
+        assert processes._without_failed(settings, path) == settings.peers
+        results.Results("now", {}, {}, cases=[case]).save(path)
+        assert processes._without_failed(settings, path) == ("fused", "eager", "good")
+
+
+@pytest.mark.skipif(not memory.STATUS.exists(), reason="contestants are tried alone on Linux only")
+class TestAlone:
+    def go(self, function: str, tmp_path: Path) -> list[results.Measurement]:
+        (tmp_path / "own.py").write_text(OWN)
+        settings = job.Settings((f"{tmp_path}/own.py:{function}",), (1,), ("eager",), "nchw", 1)
+        case = cases.find(settings.models[0])
+        return job.run([case], settings, tmp_path, Console(quiet=True)).cases[0].measurements
+
+    def test_one_that_crashes_is_reported_and_not_let_in(self, tmp_path: Path) -> None:
+        (m,) = self.go("dies_alone", tmp_path)
+        assert (m.status, m.detail) == ("failed", "ended by SIGKILL in a process of its own")
+        assert m.latency is None
+
+    def test_one_that_takes_too_long_is_reported_and_not_let_in(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(memory, "TIMEOUT_S", 0.2)  # less than Python needs to import torch
+        (m,) = self.go("small", tmp_path)
+        assert (m.status, m.detail) == ("failed", "not ready after 0.2 s in a process of its own")
+        assert m.latency is None
 
 
 class TestDevice:
@@ -255,14 +292,14 @@ class TestKernelBench:
 class TestSteps:
     def test_every_step_is_timed_by_its_name(self) -> None:
         spec = Spec.v1(8, 4, 4, 8, 4, 8, 4)
-        found = steps.measure(spec, torch.randn(1, 8, 6, 6))
+        found = breakdown.measure(spec, torch.randn(1, 8, 6, 6))
         assert list(found) == ["1x1 8 to 4+4+4", "pool + 1x1 8 to 4", "3x3 4 to 8", "5x5 4 to 8"]
         assert all(ms > 0 for ms in found.values())
 
     @pytest.mark.parametrize("name", GOOGLENET)
     def test_a_step_alone_is_a_plan_that_holds(self, name: str) -> None:
         whole = lower(GOOGLENET[name])
-        plans = [steps.alone(step) for step in whole.steps]
+        plans = [breakdown.alone(step) for step in whole.steps]
         for plan in plans:
             plan.check()
         assert sum(p.macs(1, 14, 14) for p in plans) == whole.macs(1, 14, 14)
