@@ -1,0 +1,4 @@
+"""What the CUDA kernels become, and, on a machine with a GPU, whether they are right and how fast.
+
+``nvcc`` and ``table`` compile without a GPU; ``choices`` asks ``csrc/cuda/choose.h``.
+"""
