@@ -1,0 +1,98 @@
+"""The CUDA kernels as nvcc compiles them: no spills, matrix instructions, and choose.h's count.
+
+Where there is no nvcc, what can be known without one: choose.h's choices and the parsers.
+"""
+
+from __future__ import annotations
+
+import re
+
+import emulated
+import pytest
+from emulated import DTYPES
+from inception_fused.bench.gpu import choices, nvcc, table
+from inception_fused.bench.gpu.choices import MATHS, Problem
+from native import ROOT
+
+from inception_fused.plan import lower
+from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
+
+MISSING = nvcc.missing()
+needs_nvcc = pytest.mark.skipif(MISSING is not None, reason=f"kernels not compiled: {MISSING}")
+PAGE = ROOT / "docs" / "cuda_kernels.md"
+LARGEST = len(choices.shapes()) - 1
+
+
+@needs_nvcc
+def test_the_largest_tile_has_no_fault():
+    found = list(table.rows(["90a"], ["Half"], [LARGEST]))
+    assert [row.instance.kernel for row in found] == list(nvcc.KERNELS)
+    for row in found:
+        assert row.faults() == [], row
+        assert row.code.count("HMMA.16816.F32") == row.code.count("HMMA") > 0
+        assert row.code.count("LDSM") > 0
+
+
+@needs_nvcc
+def test_a_spill_is_seen(monkeypatch):
+    monkeypatch.setattr(nvcc, "FLAGS", (*nvcc.FLAGS, "-maxrregcount=64"))
+    (code,) = nvcc.compile_instances([nvcc.Instance("conv", "Half", LARGEST)], "90a").values()
+    assert code.registers <= 64
+    text = "; ".join(code.faults())
+    assert re.search(r"spills \d+ bytes; has \d+ accesses to local memory", text), text
+
+
+@needs_nvcc
+@pytest.mark.full
+@pytest.mark.parametrize("arch", table.ARCHS)
+def test_no_instance_has_a_fault(arch):
+    found = list(table.rows([arch]))
+    assert len(found) == len(MATHS) * len(nvcc.KERNELS) * len(choices.shapes())
+    assert [f"{row} {fault}" for row in found for fault in row.faults()] == []
+    for number, shape in enumerate(choices.shapes()):  # not more than an allocation step too many
+        most = max(row.code.registers for row in found if row.instance.shape == number)
+        assert shape.registers - most < 24, (shape, most)
+    page = PAGE.read_text()
+    if f"nvcc {nvcc.release()}:" in page:
+        assert [str(row) for row in found if str(row) not in page] == []
+
+
+def test_faults_in_words():
+    code = nvcc.Code(80, 0, nvcc.Counter({"HMMA.16816.F32": 4, "LDGSTS.E.BYPASS.128": 2}))
+    assert code.faults() == []
+    bad = nvcc.Code(255, 8, nvcc.Counter({"LDL": 3, "STL.64": 1, "LDGSTS.E": 2}))
+    assert bad.faults() == [
+        "spills 8 bytes",
+        "has 4 accesses to local memory",
+        "has no matrix instructions",
+        "has narrow asynchronous copies: LDGSTS.E",
+    ]
+    empty = nvcc.Code(16, 0, nvcc.Counter())
+    assert "has no asynchronous copies" in empty.faults()
+    row = table.Row(nvcc.Instance("conv", "Half", 0), "90a", bad, 1024)
+    assert row.faults()[-1].startswith("needs more registers than the")
+
+
+def test_choices_are_those_of_the_launches():
+    """What the page says is what the back end would launch."""
+    for math, precision in zip(MATHS, DTYPES, strict=True):
+        for sm in (80, 90):
+            problems = [Problem(name, batch, sm, math) for name in GOOGLENET for batch in (1, 8)]
+            for problem, found in zip(problems, choices.launches(problems), strict=True):
+                launches = emulated.launches(
+                    lower(GOOGLENET[problem.name]),
+                    precision,
+                    (problem.batch, GOOGLENET_SIZE[problem.name]),
+                    sm=sm,
+                )
+                assert [vars(launch) for launch in found] == [
+                    {k: pytest.approx(v) for k, v in launch.items() if k != "operands"}
+                    for launch in launches
+                ]
+
+
+def test_the_page_has_the_choices():
+    page = PAGE.read_text()
+    for architecture in choices.architectures():
+        for math in ("Half", "Tf32"):
+            assert "\n".join(table.choice_lines(architecture.sm, math)) in page
