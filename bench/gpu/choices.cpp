@@ -6,6 +6,7 @@
 // gives a line of its launches, "conv shape blocks threads shared blocks_per_processor ns" each.
 #include <cstring>
 #include <iostream>
+#include <limits>
 #include <sstream>
 #include <string>
 
@@ -70,6 +71,7 @@ int main(int argc, char** argv) {
     cuda::print_tables();
     return 0;
   }
+  std::cout.precision(std::numeric_limits<double>::max_digits10);
   try {
     for (std::string line; std::getline(std::cin, line);) cuda::print_launches(line);
   } catch (const PlanError& error) {

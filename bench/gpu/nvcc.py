@@ -60,7 +60,7 @@ class Code:
         local = sum(self.count(name) for name in ("LDL", "STL"))
         found = []
         if self.spilled:
-            found.append(f"spills {self.spilled} bytes")
+            found.append(f"keeps {self.spilled} bytes a thread in local memory")
         if local:
             found.append(f"has {local} accesses to local memory")
         if not self.count("HMMA"):
