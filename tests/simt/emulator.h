@@ -134,6 +134,7 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
 inline float as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t as_bits(float value) { return std::bit_cast<uint32_t>(value); }
 inline uint32_t round_tf32(uint32_t bits) {
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffffffu;  // the one NaN that cvt gives
   const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
   return (finite ? bits + 0x1000u : bits) & 0xffffe000u;
 }
@@ -145,7 +146,10 @@ void from_float(float v, Half& to);
 void from_float(float v, BFloat16& to);
 inline void from_float(float v, float& to) { to = v; }
 
-inline float larger(float a, float b) { return a > b || a != a ? a : b; }
+inline float larger(float a, float b) {  // +0 is larger than -0
+  const bool signed_zero = a == b && as_bits(a) < as_bits(b);
+  return a > b || a != a || signed_zero ? a : b;
+}
 
 template <class T>
 uint32_t larger(uint32_t a, uint32_t b, T) {
