@@ -86,13 +86,7 @@ class Results:
     format: int = FORMAT
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        with part.open("w") as file:
-            json.dump(asdict(self), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        replace_file(path, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -110,3 +104,14 @@ class Results:
             raise ValueError(f"{path}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a results file: {error}") from None
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a file so that it has the old text or the new one, whatever happens meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
