@@ -1,0 +1,187 @@
+"""Cases and their times: every contestant checked against float64 first, then timed in turns."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from inception_fused.plan import lower
+from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
+
+from .. import cases
+from ..runner import describe
+from . import clock, correctness, kernelbench
+from .arguments import precision
+from .contestants import COMPILED, OURS, STOCK, Contestant
+from .job import Job
+from .record import FAILED, OK, Record, Row
+
+STAGE = "timings"
+BATCHES = (1, 8, 64, 256)
+CHECKED = 2  # images that are compared with float64
+SECONDS = 1.5  # of timing, per case
+KERNELBENCH_TOLERANCE = 1e-4  # absolute and relative, of an output against the stock model's
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model on the CPU in float32 and its input; ``flops``: of direct convolution, in all."""
+
+    name: str
+    precision: str
+    build: Callable[[], nn.Module]
+    input: Callable[[], Tensor]
+    contestants: tuple[Contestant, ...]
+    flops: int = 0
+
+
+def module_case(name: str, batch: int, precision_: str, compiled: bool = False) -> Case:
+    found, size = cases.find(name), GOOGLENET_SIZE[name]
+    title = f"{name} b{batch} {precision_}" + (" with torch.compile" if compiled else "")
+    return Case(
+        title,
+        precision_,
+        found.build,
+        partial(found.inputs, batch),
+        (*OURS, *STOCK, *(COMPILED[:1] if compiled else ())),
+        2 * lower(GOOGLENET[name]).macs(batch, size, size),
+    )
+
+
+def network_case(name: str, batch: int, precision_: str) -> Case:
+    def build() -> nn.Module:
+        return cases.find(name).build()
+
+    def make() -> Tensor:
+        return cases.find(name).inputs(batch)
+
+    contestants = (*OURS, *STOCK, *COMPILED)
+    return Case(f"{name} b{batch} {precision_}", precision_, build, make, contestants)
+
+
+def kernelbench_case(
+    title: str, build: Callable[[], nn.Module], shape: Sequence[int], flops: int = 0
+) -> Case:
+    """As published: float32, contiguous, torch's default switches, which allow TF32."""
+
+    def make() -> Tensor:
+        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(1))
+
+    return Case(title, "tf32", build, make, (*OURS, *STOCK, *COMPILED), flops)
+
+
+def all_cases() -> list[Case]:
+    """Those that the goals are about first."""
+    six, seven = kernelbench.MODULE_SHAPE, kernelbench.NETWORK_SHAPE
+    flops6 = 2 * lower(GOOGLENET["4a"]).macs(six[0], six[2], six[3])
+    found = [
+        module_case("3a", 1, "float16"),
+        network_case("torchvision", 1, "float16"),
+        kernelbench_case("KernelBench L3/6", kernelbench.problem6, six, flops6),
+        kernelbench_case("KernelBench L3/7", kernelbench.problem7, seven),
+        network_case("torchvision", 256, "float16"),
+    ]
+    for compiled in (False, True):
+        for precision_ in ("float16", "tf32"):
+            for batch in BATCHES:
+                found += [module_case(name, batch, precision_, compiled) for name in GOOGLENET]
+    return list({case.name: case for case in found}.values())
+
+
+def blocked(record: Record, backend: str, precision_: str) -> str | None:
+    """Why a back end's kernels must not be timed at a precision; None if they may."""
+    for row in record.failures():
+        words = row.name.split()
+        of_kernels = row.stage == correctness.STAGE and words[0] == backend
+        if of_kernels and words[2] == precision_:
+            return f"{row.name} is wrong: {row.detail}"
+        if row.stage == "conformance" and backend == "cuda":
+            return f"{row.name}: {row.detail}"
+    return None
+
+
+def measure(
+    case: Case, record: Record, device: str, clock_: clock.Clock, seconds: float = SECONDS
+) -> Row:
+    """A row with, by contestant, errors and times in ms, or why there are none.
+
+    Failed if a contestant of ours is wrong or cannot run.
+    """
+    row = Row(STAGE, case.name, OK, figures={"flops": case.flops, "contestants": {}})
+    found: dict[str, dict[str, Any]] = row.figures["contestants"]
+    with precision(case.precision) as dtype, torch.no_grad():
+        torch._dynamo.reset()
+        plain = case.build()
+        x = case.input().to(device)
+        exact = _exact(plain, x[:CHECKED].to(dtype), device)
+        model = plain.to(device, dtype)
+        x = x.to(dtype)
+        stock = model(x)
+        allowed = correctness.FACTOR * _error(stock, exact) + correctness.SLACK
+        calls: dict[str, clock.Call] = {}
+        for contestant in case.contestants:
+            figures = found[contestant.title] = {"backend": contestant.backend}
+            reason = contestant.backend and blocked(record, contestant.backend, case.precision)
+            if reason:
+                figures["failure"] = f"not timed: {reason}"
+                continue
+            try:
+                call = contestant.prepare(copy.deepcopy(model), x)
+                output = call().clone()
+            except Exception as error:
+                figures["failure"] = describe(error)
+                continue
+            figures["error"] = _error(output, exact)
+            figures["outside_1e-4"] = _outside(output, stock)
+            if not figures["error"] <= allowed and contestant.backend:
+                figures["failure"] = f"error {figures['error']:.2e}, allowed {allowed:.2e}"
+                continue
+            calls[contestant.title] = call
+        for title, times in clock.measure(calls, clock_, seconds).items():
+            if times.failure:
+                found[title]["failure"] = times.failure
+            else:
+                found[title] |= times.summary()
+    wrong = [t for t, f in found.items() if "failure" in f and f["backend"] == "cuda"]
+    if wrong:
+        row.status = FAILED
+        row.detail = "; ".join(f"{title}: {found[title]['failure']}" for title in wrong)
+    return row
+
+
+def _exact(model: nn.Module, x: Tensor, device: str) -> Tensor:
+    """In float64, for weights and inputs rounded to x's dtype."""
+    rounded = copy.deepcopy(model).to(x.dtype).to(device, torch.float64)
+    return rounded(x.double()).cpu()
+
+
+def _error(y: Tensor, exact: Tensor) -> float:
+    """Largest difference, relative to the largest value; of the first images."""
+    apart = (y[: len(exact)].cpu().double() - exact).abs().max()
+    return float(apart / exact.abs().max().clamp_min(1e-30))
+
+
+def _outside(y: Tensor, stock: Tensor) -> float:
+    """Share of the outputs that KernelBench's tolerance refuses."""
+    t = KERNELBENCH_TOLERANCE
+    return float((~torch.isclose(y.float(), stock.float(), rtol=t, atol=t)).float().mean())
+
+
+def jobs(record: Record, device: str, make_clock: Callable[[], clock.Clock]) -> Iterator[Job]:
+    """All cases; one clock for all, made when it is needed."""
+    made: list[clock.Clock] = []
+
+    def run(case: Case) -> Row:
+        if not made:
+            made.append(make_clock())
+        return measure(case, record, device, made[0])
+
+    for case in all_cases():
+        seconds = 40.0 if any(c.mode for c in case.contestants) else 8.0
+        yield Job(STAGE, case.name, partial(run, case), seconds=seconds)
