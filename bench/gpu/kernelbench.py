@@ -5,6 +5,8 @@ Shapes as published there; weights by our own seed. No convolution of a module h
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -14,22 +16,14 @@ from inception_fused.spec import GOOGLENET, Activation, Spec
 MODULE_SHAPE = (10, 480, 224, 224)
 NETWORK_SHAPE = (10, 3, 224, 224)
 
-WIDTHS = {
-    "3a": (192, 64, 96, 128, 16, 32, 32),
-    "3b": (256, 128, 128, 192, 32, 96, 64),
-    "4a": (480, 192, 96, 208, 16, 48, 64),
-    "4b": (512, 160, 112, 224, 24, 64, 64),
-    "4c": (512, 128, 128, 256, 24, 64, 64),
-    "4d": (512, 112, 144, 288, 32, 64, 64),
-    "4e": (528, 256, 160, 320, 32, 128, 128),
-    "5a": (832, 256, 160, 320, 32, 128, 128),
-    "5b": (832, 384, 192, 384, 48, 128, 128),
-}
-"""Arguments of Spec.v1; those of the paper's GoogLeNet."""
-
 
 def _module(name: str) -> Branches:
-    return Branches(Spec.v1(*WIDTHS[name], activation=Activation.NONE))
+    spec = GOOGLENET[name]
+    branches = (
+        (replace(s, activation=Activation.NONE) if s.kind.has_weight else s for s in branch)
+        for branch in spec.branches
+    )
+    return Branches(Spec(spec.in_channels, tuple(map(tuple, branches))))
 
 
 def problem6() -> nn.Module:
