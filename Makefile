@@ -4,7 +4,7 @@ PIP := .venv/bin/python -m pip install --quiet
 SOURCES := setup.py pyproject.toml $(shell find csrc inception_fused bench triton_kernels -type f \
 	-not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench test test-full lint docs clean
+.PHONY: bench test test-full gpu-check lint docs clean
 
 bench: .venv/installed
 	.venv/bin/inception-fused bench --output bench/out
@@ -15,6 +15,10 @@ test: .venv/installed
 # Long: the emulated kernels at every size, format, precision and seed, and sanitized.
 test-full: .venv/installed
 	.venv/bin/python -m pytest -m "full or not full"
+
+# On a machine with a GPU; elsewhere the emulated tests.
+gpu-check: .venv/installed
+	.venv/bin/inception-fused gpu-check
 
 lint: .venv/linters
 	.venv/bin/ruff check .

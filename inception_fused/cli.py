@@ -133,6 +133,27 @@ def report(
 
 
 @commands.command()
+def gpu_check(
+    output: Annotated[Path, typer.Option(help="Folder for the results of this GPU.")] = Path(
+        "bench/results"
+    ),
+    minutes: Annotated[float, typer.Option(help="Time for all of it.")] = 9.0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do not go on with today's file of this GPU.")
+    ] = False,
+) -> None:
+    """Check the kernels on a GPU, then time them. Exits 1 if anything is wrong.
+
+    Without a GPU it says so, and runs the emulated tests of a checkout.
+    """
+    if not minutes > 0:
+        raise ValueError(f"--minutes must be above 0, got {minutes}")
+    with _extra("bench"):
+        from .bench.gpu import command
+    raise typer.Exit(command.check(output, minutes, fresh))
+
+
+@commands.command()
 def table() -> None:
     """Print the paper's Table 1 as computed from the model, and what its two claims come to."""
     from rich.console import Console

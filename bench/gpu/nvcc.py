@@ -89,7 +89,10 @@ def find(program: str) -> Path:
         found = shutil.which(program, path=str(place))
         if found:
             return Path(found)
-    raise NoToolkit(f"there is no {program} (set CUDA_HOME, or pip install nvidia-cuda-{program})")
+    package = {"compute-sanitizer": "nvidia-cuda-sanitizer-api"}.get(
+        program, f"nvidia-cuda-{program}"
+    )
+    raise NoToolkit(f"there is no {program} (set CUDA_HOME, or pip install {package})")
 
 
 def missing() -> str | None:

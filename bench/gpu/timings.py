@@ -18,7 +18,7 @@ from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 from .. import cases
 from ..runner import describe
-from . import clock, correctness, kernelbench
+from . import choices, clock, correctness, kernelbench
 from .arguments import precision
 from .contestants import COMPILED, OURS, STOCK, Contestant
 from .job import Job
@@ -41,6 +41,7 @@ class Case:
     input: Callable[[], Tensor]
     contestants: tuple[Contestant, ...]
     flops: int = 0
+    module: tuple[str, int] | None = None  # of GoogLeNet, and its batch
 
 
 def module_case(name: str, batch: int, precision_: str, compiled: bool = False) -> Case:
@@ -53,6 +54,7 @@ def module_case(name: str, batch: int, precision_: str, compiled: bool = False) 
         partial(found.inputs, batch),
         (*OURS, *STOCK, *(COMPILED[:1] if compiled else ())),
         2 * lower(GOOGLENET[name]).macs(batch, size, size),
+        (name, batch),
     )
 
 
@@ -187,6 +189,19 @@ def _outside(y: Tensor, stock: Tensor) -> float:
     return float((~torch.isclose(y.float(), stock.float(), rtol=t, atol=t)).float().mean())
 
 
+def predicted(case: Case, record: Record) -> float | None:
+    """What choose.h expects of the two launches together, in us; None where it cannot be asked."""
+    if case.module is None or not (choices.ROOT / "csrc" / "cuda").is_dir():
+        return None
+    sm = int(record.device["capability"].replace(".", ""))
+    math = {"float16": "Half", "tf32": "Tf32"}[case.precision]
+    try:
+        (launches,) = choices.launches([choices.Problem(*case.module, sm, math)])
+    except (RuntimeError, OSError):  # no compiler
+        return None
+    return sum(launch.nanoseconds for launch in launches) / 1000
+
+
 def jobs(record: Record, device: str, make_clock: Callable[[], clock.Clock]) -> Iterator[Job]:
     """All cases; one clock for all, made when it is needed."""
     made: list[clock.Clock] = []
@@ -194,7 +209,9 @@ def jobs(record: Record, device: str, make_clock: Callable[[], clock.Clock]) -> 
     def run(case: Case) -> Row:
         if not made:
             made.append(make_clock())
-        return measure(case, record, device, made[0])
+        row = measure(case, record, device, made[0])
+        row.figures["predicted_us"] = predicted(case, record)
+        return row
 
     for case in all_cases():
         seconds = 40.0 if any(c.mode for c in case.contestants) else 8.0
