@@ -14,7 +14,8 @@ import native
 import torch
 from torch import Tensor
 
-from inception_fused import reference
+from inception_fused import cuda, ops, reference
+from inception_fused.backends import Backend
 from inception_fused.plan import OUT, Plan
 
 MATHS = {"float16": 0, "bfloat16": 1, "tf32": 2, "float32": 3}
@@ -129,3 +130,25 @@ def alternatives(
         list(plan.code), MATHS[precision], sm, *views, launch
     )
     return found
+
+
+def backend() -> Backend:
+    """The emulated kernels in place of the CUDA back end, for tensors in CPU memory."""
+
+    def run(plan: Plan, x: Tensor, packed: list[Tensor]) -> Tensor:
+        half = len(packed) // 2
+        precision = next(name for name, dtype in DTYPES.items() if dtype is x.dtype)
+        if x.dtype is torch.float32 and not ops.allows_tf32():
+            precision = "float32"
+        out = output(plan, x)
+        run_into(plan, precision, x, packed[:half], packed[half:], out)
+        return out
+
+    return Backend(
+        "emulated",
+        "cpu",
+        lambda: None,
+        lambda plan, x: cuda.why_not(plan),
+        lambda plan, weights, biases, tuning=(): [*weights, *biases],
+        run,
+    )

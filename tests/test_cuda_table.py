@@ -14,7 +14,7 @@ from inception_fused.bench.gpu import choices, nvcc, table
 from inception_fused.bench.gpu.choices import MATHS, Problem
 from native import ROOT
 
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 MISSING = nvcc.missing()

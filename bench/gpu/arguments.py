@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from inception_fused import reference
-from inception_fused.plan import Plan, lower
+from inception_fused.lower import lower
+from inception_fused.plan import Plan
 from inception_fused.spec import Spec
 
 PRECISIONS = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from inception_fused.models import GoogLeNet
-from inception_fused.plan import lower
+from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 from .. import cases
