@@ -31,7 +31,7 @@ SM = 90
 
 MACHINE = tuple(
     native.ROOT / "tests" / "simt" / f"{name}.cpp"
-    for name in ("emulator", "fiber", "matrix", "memory", "numbers")
+    for name in ("cluster", "emulator", "fiber", "matrix", "memory", "numbers")
 )
 """The emulator itself."""
 

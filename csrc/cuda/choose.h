@@ -13,19 +13,25 @@ namespace inception_fused::cuda {
 
 struct Shape {  // of a tile; the fields are those of Tile in tile.h
   int rows, columns, depth, warp_rows, warp_columns, warp_depth, stages;
+  int cluster;    // blocks, one below the other, that share their weights by multicast
   int registers;  // per thread, an upper bound that a test holds the compiler to
   constexpr int threads() const { return 32 * warp_rows * warp_columns * warp_depth; }
 };
 
 // The first two cut the depth between four groups of warps: at batch 1 that keeps 8 warps busy on a
-// tile small enough for 60 blocks and more.
-inline constexpr std::array<Shape, 6> kShapes{{
-    {32, 16, 16, 2, 1, 4, 3, 80},
-    {32, 32, 16, 1, 2, 4, 3, 96},
-    {64, 32, 8, 2, 2, 2, 3, 96},
-    {64, 64, 8, 2, 2, 2, 3, 128},
-    {128, 64, 4, 4, 2, 1, 4, 128},
-    {128, 128, 4, 4, 2, 1, 4, 168},
+// tile small enough for 60 blocks and more. The clusters read weights as seldom as tiles of four
+// times the rows, which would leave most of a GPU idle.
+inline constexpr std::array<Shape, 10> kShapes{{
+    {32, 16, 16, 2, 1, 4, 3, 1, 80},
+    {32, 32, 16, 1, 2, 4, 3, 1, 96},
+    {64, 32, 8, 2, 2, 2, 3, 1, 96},
+    {64, 64, 8, 2, 2, 2, 3, 1, 128},
+    {128, 64, 4, 4, 2, 1, 4, 1, 128},
+    {128, 128, 4, 4, 2, 1, 4, 1, 168},
+    {64, 32, 4, 2, 2, 2, 8, 4, 96},
+    {64, 64, 8, 2, 2, 2, 5, 4, 128},
+    {64, 128, 4, 2, 2, 2, 6, 4, 168},
+    {128, 128, 4, 4, 2, 1, 6, 4, 168},
 }};
 
 enum class Math : int { kHalf, kBFloat16, kTf32, kFloat32 };
@@ -43,16 +49,17 @@ struct Architecture {
   double products;    // 16-bit multiply-adds a cycle and multiprocessor by mma.sync
   double l2_bytes;    // a cycle and multiprocessor, all of them reading
   double dram_bytes;  // a nanosecond, whole device
+  bool multicast;     // one read from L2 can go to all blocks of a cluster
 };
 
 // One well-known device of each architecture: A100, A10, L40S, H100 SXM, B200, RTX PRO 6000.
 inline constexpr std::array<Architecture, 6> kArchitectures{{
-    {80, 108, 166912, 167936, 1.41, 1024, 40, 1555},
-    {86, 72, 101376, 102400, 1.70, 512, 24, 600},
-    {89, 142, 101376, 102400, 2.52, 512, 24, 864},
-    {90, 132, 232448, 233472, 1.76, 1300, 24, 3350},
-    {100, 148, 232448, 233472, 1.85, 1024, 24, 8000},
-    {120, 188, 101376, 102400, 2.40, 512, 24, 1792},
+    {80, 108, 166912, 167936, 1.41, 1024, 40, 1555, false},
+    {86, 72, 101376, 102400, 1.70, 512, 24, 600, false},
+    {89, 142, 101376, 102400, 2.52, 512, 24, 864, false},
+    {90, 132, 232448, 233472, 1.76, 1300, 24, 3350, true},
+    {100, 148, 232448, 233472, 1.85, 1024, 24, 8000, true},
+    {120, 188, 101376, 102400, 2.40, 512, 24, 1792, false},
 }};
 
 // The newest architecture that is not newer than `sm`; nullptr if `sm` is older than all.
@@ -74,6 +81,7 @@ constexpr int carved(int64_t vectors) {  // bytes of a region, see simt::Carve
 // run_conv carve.
 constexpr int shared_bytes(const Shape& s, const Problem& p) {
   const int64_t halo_pitch = (s.rows + 2 * p.before()) | 1;
+  const int64_t barriers = s.cluster > 1 ? 128 : 0;
   int64_t bytes = carved(s.stages * s.depth * s.columns);
   if (p.operand == Operand::kResident) {
     bytes += carved(8) + carved(p.depth * halo_pitch);
@@ -82,8 +90,8 @@ constexpr int shared_bytes(const Shape& s, const Problem& p) {
   } else {
     bytes += carved(s.stages * s.depth * (s.rows + 1));
   }
-  bytes = std::max<int64_t>(bytes, int64_t{4} * s.warp_depth * s.rows * (s.columns + 8));
-  return static_cast<int>(std::min<int64_t>(bytes, INT32_MAX));
+  const int64_t sums = int64_t{4} * (s.warp_depth * s.rows + 1) * (s.columns + 8);
+  return static_cast<int>(std::min<int64_t>(barriers + std::max(bytes, sums), INT32_MAX));
 }
 
 struct Config {
@@ -92,8 +100,32 @@ struct Config {
   int threads = 0;
   int shared = 0;                // bytes per block
   int blocks_per_processor = 0;  // that can be resident
+  int waves = 0;                 // of blocks, so many at a time as can be resident
+  double bytes = 0;              // predicted, read by or written to L2
   double nanoseconds = 0;        // predicted, without the launch itself
 };
+
+constexpr int clusters(const Shape& s, const Problem& p) {  // that share a column of tiles
+  return ceil_divide(p.pixels, s.rows * s.cluster);
+}
+
+constexpr int column_tiles(const Shape& s, const Problem& p) {
+  return ceil_divide(p.columns, s.columns);
+}
+
+// Bytes of global memory that all blocks of a problem read, a multicast counted once, and write.
+constexpr double moved_bytes(const Shape& s, const Problem& p) {
+  const double rows = p.pixels;
+  const double halo = 2.0 * p.before() * (ceil_divide(p.pixels, s.rows) - 1);
+  const double window = p.reduction == Reduction::kNone ? 1 : p.kernel_height * p.kernel_width;
+  const double source = p.operand == Operand::kVectors    ? rows * p.taps
+                        : p.operand == Operand::kElements ? rows * p.taps * window
+                                                          : rows + halo;
+  const double weights = 16.0 * p.taps * p.depth * p.columns * clusters(s, p);
+  const double bias = 4.0 * p.columns * ceil_divide(p.pixels, s.rows);
+  const double written = 16.0 * rows * p.columns / p.vector;
+  return 16.0 * source * p.depth * column_tiles(s, p) + weights + bias + written;
+}
 
 // Predicted cycles of a block in a multiprocessor that holds `resident` of them.
 constexpr double block_cycles(const Shape& s, const Problem& p, const Architecture& a, Math math,
@@ -102,19 +134,29 @@ constexpr double block_cycles(const Shape& s, const Problem& p, const Architectu
   constexpr double kEpilogue = 900;  // sums through shared memory, bias, stores
   constexpr double kBarrier = 40;
   constexpr double kProductLatency = 35;  // of one mma.sync that waits for its ldmatrix
+  constexpr double kPort = 64;            // bytes a cycle into one multiprocessor
+  constexpr double kShared = 128;         // bytes a cycle, read or written
   const int steps = ceil_divide(int64_t{p.taps} * p.depth, s.depth);
   const double cost = math == Math::kFloat32 ? 6 : math == Math::kTf32 ? 2 : 1;
   const double products = double(s.rows) * s.columns * s.depth * vector_elements(math) * cost;
   const int halo = s.rows + 2 * p.before();
-  const int streamed = p.operand == Operand::kResident ? 0
-                       : p.operand == Operand::kPooled ? halo
-                                                       : s.rows;
-  const double bytes = 16.0 * s.depth * (streamed + s.columns);
+  const bool pooled = p.operand == Operand::kPooled;
+  const int streamed = p.operand == Operand::kResident ? 0 : pooled ? halo : s.rows;
+  const double vectors = 16.0 * s.depth;  // bytes of a row or a column of a stage
+  const double sent = vectors * (streamed + double(s.columns) / s.cluster);
+  const double received = vectors * (streamed + s.columns);
+  const double matrices = vectors * (s.rows * s.warp_columns + s.columns * s.warp_rows);
+  const double pool = pooled ? vectors * s.rows * (p.kernel_height * p.kernel_width + 1) : 0;
   const double gather = p.operand == Operand::kElements ? 8.0 * s.rows * s.depth / 32 : 0;
-  const double busy = std::max(products / a.products, bytes / a.l2_bytes + gather) * resident;
-  const double chain = kBarrier * (p.operand == Operand::kPooled ? 2 : 1) +
+  const double busy =
+      std::max({products / a.products, sent / a.l2_bytes + gather, received / kPort,
+                (received + matrices) / kShared}) *
+      resident;
+  const double chain = kBarrier * (pooled ? 2 : 1) + pool / kShared +
                        kProductLatency * s.depth / s.warp_depth / 2;
-  const double step = std::max({busy, chain, kLatency / (s.stages - 1)});
+  // The weights of a cluster are asked for a step later: when all of it have left a stage.
+  const int ahead = s.stages - (s.cluster > 1 ? 2 : 1);
+  const double step = std::max({busy, chain, kLatency / ahead});
   const double fill =
       p.operand == Operand::kResident ? 16.0 * p.depth * halo / a.l2_bytes * resident : 0;
   return kLatency + fill + steps * step + kEpilogue;
@@ -124,11 +166,15 @@ constexpr double block_cycles(const Shape& s, const Problem& p, const Architectu
 constexpr Config price(const Wave& wave, int shape, const Architecture& a, Math math) {
   const Shape& s = kShapes[shape];
   Config config;
+  if (s.cluster > 1 && !a.multicast) return config;
   config.threads = s.threads();
+  int working = 0;  // blocks that have a pixel
   for (int i = 0; i < wave.problems; ++i) {
     const Problem& p = wave.problem[i];
     config.shared = std::max(config.shared, shared_bytes(s, p));
-    config.blocks += ceil_divide(p.pixels, s.rows) * ceil_divide(p.columns, s.columns);
+    config.blocks += clusters(s, p) * s.cluster * column_tiles(s, p);
+    config.bytes += moved_bytes(s, p);
+    working += ceil_divide(p.pixels, s.rows) * column_tiles(s, p);
   }
   if (config.shared > a.shared_block) return config;
   config.shape = shape;
@@ -136,24 +182,38 @@ constexpr Config price(const Wave& wave, int shape, const Architecture& a, Math 
       std::max(1, std::min({a.shared_processor / (config.shared + 1024),
                             65536 / (s.registers * s.threads()), 1536 / s.threads()}));
   const int resident =
-      std::min(config.blocks_per_processor, ceil_divide(std::max(config.blocks, 1), a.processors));
+      std::min(config.blocks_per_processor, ceil_divide(std::max(working, 1), a.processors));
   double cycles = 0, longest = 0;  // of all blocks, one after the other; of one
   for (int i = 0; i < wave.problems; ++i) {
     const Problem& p = wave.problem[i];
     const double block = block_cycles(s, p, a, math, resident);
-    cycles += block * ceil_divide(p.pixels, s.rows) * ceil_divide(p.columns, s.columns);
+    cycles += block * ceil_divide(p.pixels, s.rows) * column_tiles(s, p);
     longest = std::max(longest, block);
   }
-  config.nanoseconds = std::max(cycles / (double(a.processors) * resident), longest) / a.gigahertz;
+  config.waves = ceil_divide(working, a.processors * resident);
+  config.nanoseconds = std::max(cycles / working * config.waves, longest) / a.gigahertz;
   return config;
 }
 
-// The shape with the least predicted time.
+// Of the shapes within kTie of the least predicted time, the one that moves the fewest bytes; but
+// none with fewer blocks than half the processors, unless the fastest has as few.
+inline constexpr double kTie = 1.05;
+
 constexpr Config choose(const Wave& wave, const Architecture& a, Math math) {
+  std::array<Config, kShapes.size()> all{};
   Config best;
-  for (int shape = 0; shape < static_cast<int>(kShapes.size()); ++shape) {
-    const Config config = price(wave, shape, a, math);
+  for (int shape = 0; shape < static_cast<int>(all.size()); ++shape) {
+    all[shape] = price(wave, shape, a, math);
+    const Config& config = all[shape];
     if (config.shape >= 0 && (best.shape < 0 || config.nanoseconds < best.nanoseconds)) {
+      best = config;
+    }
+  }
+  const int blocks = std::min(best.blocks, a.processors / 2);
+  const double nanoseconds = kTie * best.nanoseconds;
+  for (const Config& config : all) {
+    if (config.shape >= 0 && config.blocks >= blocks && config.nanoseconds <= nanoseconds &&
+        config.bytes < best.bytes) {
       best = config;
     }
   }

@@ -6,6 +6,7 @@
 
 #include "cuda/epilogue.h"
 #include "cuda/operand.h"
+#include "cuda/weights.h"
 
 namespace inception_fused::cuda {
 
@@ -28,26 +29,25 @@ SIMT_DEVICE void run_conv(const Wave& wave) {
   const int halo_rows = T::kRows + 2 * p.before();
 
   simt::Carve carve;
+  simt::Barrier* const full = take_barriers<T>(carve);
+  simt::Carve again = carve;  // for what lies over the stages in the end
+  Weights<T> weights(full, carve, work);
   Vector* const zeros = carve.take<Vector>(kZeros);
   const int pitch = halo_rows | 1;
   const Panel halo{carve.take<Vector>(p.depth * pitch), pitch};
-  Vector* const weights_data = carve.take<Vector>(T::kStages * T::kDepth * T::kColumns);
-  const auto weights_of = [&](int stage) {
-    return Panel{weights_data + stage * T::kDepth * T::kColumns, T::kColumns};
-  };
-  const int vectors = p.taps * p.depth;
-  const int steps = (vectors + T::kDepth - 1) / T::kDepth;
-  const auto fill = [&](int step, int stage) {
-    if (step < steps) copy_weights<T>(weights_of(stage), p, work.column, step * T::kDepth);
-    simt::copy_commit();
-  };
 
   // The weights do not depend on the launch before, which itself began after the pack was complete.
-  for (int stage = 0; stage < T::kStages - 1; ++stage) fill(stage, stage);
+  weights.begin();
+  for (int step = 0; step < T::kStages - 1; ++step) {
+    weights.prefetch(step);
+    simt::copy_commit();
+  }
+  weights.prefetched();
   if (simt::thread() < kZeros) zeros[simt::thread()] = Vector{};
   simt::dependency_wait();
   simt::dependency_release();
-  copy_halo<T>(halo, p, work.row - p.before(), halo_rows, 0, p.depth);
+  const bool works = has_rows<T>(work);
+  if (works) copy_halo<T>(halo, p, work.row - p.before(), halo_rows, 0, p.depth);
   simt::copy_commit();
   simt::copy_wait<0>();
 
@@ -60,32 +60,36 @@ SIMT_DEVICE void run_conv(const Wave& wave) {
   }
 
   Sums<T> sums;
-  int stage = 0;
-  for (int step = 0; step < steps; ++step) {
+  const int vectors = p.taps * p.depth;
+  for (int step = 0; step < weights.steps; ++step) {
     if (step > 0) simt::copy_wait<T::kStages - 2>();
+    weights.wait(step);
     simt::sync_block();  // the stage is there for all, and all have left the one before
-    fill(step + T::kStages - 1, stage == 0 ? T::kStages - 1 : stage - 1);
+    weights.enter(step);
+    simt::copy_commit();
     // The two halves of a warp may be in different taps: depth need not be even.
     const int first = step * T::kDepth + simt::lane() / 16;
-    multiply_stage<D, T>(
-        sums,
-        [&](int i, int k) {
-          const int vector = first + k;
-          const int tap = static_cast<int>(p.by_depth.quotient(vector));
-          const int tap_y = static_cast<int>(p.by_kernel_width.quotient(tap));
-          const int tap_x = tap - tap_y * p.kernel_width;
-          const int place =
-              (vector - tap * p.depth) * pitch + lane_row + 16 * i + tap_y * p.width + tap_x;
-          const bool valid = vector < vectors && (inside[i] >> tap & 1);
-          return valid ? halo.data + place : zeros + place % kZeros;
-        },
-        weights_of(stage), warp);
-    stage = stage + 1 == T::kStages ? 0 : stage + 1;
+    if (works) {
+      multiply_stage<D, T>(
+          sums,
+          [&](int i, int k) {
+            const int vector = first + k;
+            const int tap = static_cast<int>(p.by_depth.quotient(vector));
+            const int tap_y = static_cast<int>(p.by_kernel_width.quotient(tap));
+            const int tap_x = tap - tap_y * p.kernel_width;
+            const int place =
+                (vector - tap * p.depth) * pitch + lane_row + 16 * i + tap_y * p.width + tap_x;
+            const bool valid = vector < vectors && (inside[i] >> tap & 1);
+            return valid ? halo.data + place : zeros + place % kZeros;
+          },
+          weights.of(step), warp);
+    }
+    weights.leave(step);
   }
+  weights.end();
+  if (!works) return;
   simt::sync_block();  // all groups that are still open are empty
-  simt::Carve again;   // over the stages
-  float* const shared = again.take<float>(T::kWarpDepth * T::kRows * T::kSumPitch);
-  store_sums<D, T>(shared, sums, warp, wave, work);
+  store_sums<D, T>(again.take<float>(kSumFloats<T>), sums, warp, wave, work);
 }
 
 }  // namespace inception_fused::cuda

@@ -6,6 +6,10 @@
 
 namespace inception_fused::cuda {
 
+// Floats of shared memory that store_sums takes: the sums of each part of the depth, and the bias.
+template <class T>
+inline constexpr int kSumFloats = (T::kWarpDepth * T::kRows + 1) * T::kSumPitch;
+
 template <class T>
 SIMT_DEVICE void put_sums(float* shared, const Sums<T>& sums, const WarpPlace<T>& warp) {
   const int group = simt::lane() / 4, pair = simt::lane() % 4 * 2;
@@ -74,6 +78,11 @@ SIMT_DEVICE void store_sums(float* shared, const Sums<T>& sums, const WarpPlace<
   constexpr int kVectors = T::kColumns / D::kVector;
   const Problem& p = *work.problem;
   put_sums<T>(shared, sums, warp);
+  float* const bias = shared + T::kWarpDepth * T::kRows * T::kSumPitch;
+  const int own = work.column + simt::thread();
+  if (simt::thread() < T::kColumns && own < p.columns) {
+    bias[simt::thread()] = simt::load(p.bias + own);
+  }
   simt::sync_block();
   // Neighbouring threads take what is adjacent in memory: pixels of one vector of channels, or
   // vectors of one pixel.
@@ -87,7 +96,7 @@ SIMT_DEVICE void store_sums(float* shared, const Sums<T>& sums, const WarpPlace<
     float value[D::kVector];
     SIMT_UNROLL
     for (int e = 0; e < D::kVector; ++e) {
-      float sum = simt::load(p.bias + column + e);
+      float sum = bias[vector * D::kVector + e];
       SIMT_UNROLL
       for (int part = 0; part < T::kWarpDepth; ++part) {
         sum += shared[(part * T::kRows + row) * T::kSumPitch + vector * D::kVector + e];

@@ -10,27 +10,15 @@ namespace inception_fused::cuda {
 
 template <int i>
 using TileOf = Tile<kShapes[i].rows, kShapes[i].columns, kShapes[i].depth, kShapes[i].warp_rows,
-                    kShapes[i].warp_columns, kShapes[i].warp_depth, kShapes[i].stages>;
-
-static_assert(kShapes.size() == 6, "with_shape has one line for each shape");
+                    kShapes[i].warp_columns, kShapes[i].warp_depth, kShapes[i].stages, kShapes[i].cluster>;
 
 // f.template operator()<T>() with the tile of that shape.
-template <class F>
+template <int i = 0, class F>
 auto with_shape(int shape, const F& f) {
-  switch (shape) {
-    case 0:
-      return f.template operator()<TileOf<0>>();
-    case 1:
-      return f.template operator()<TileOf<1>>();
-    case 2:
-      return f.template operator()<TileOf<2>>();
-    case 3:
-      return f.template operator()<TileOf<3>>();
-    case 4:
-      return f.template operator()<TileOf<4>>();
-    default:
-      return f.template operator()<TileOf<5>>();
+  if constexpr (i + 1 < kShapes.size()) {
+    if (shape != i) return with_shape<i + 1>(shape, f);
   }
+  return f.template operator()<TileOf<i>>();
 }
 
 // f.template operator()<D>() with the type that computes this math.

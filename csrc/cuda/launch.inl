@@ -7,15 +7,24 @@
 
 namespace inception_fused::cuda {
 
+// Code older than clusters has no body for the tiles that need them; choose() takes none there.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+template <class T>
+inline constexpr bool kRuns = T::kCluster == 1;
+#else
+template <class T>
+inline constexpr bool kRuns = true;
+#endif
+
 template <class D, class T>
 __global__ void __launch_bounds__(T::kThreads, 1)
     pointwise_kernel(const __grid_constant__ Wave wave) {
-  run_pointwise<D, T>(wave);
+  if constexpr (kRuns<T>) run_pointwise<D, T>(wave);
 }
 
 template <class D, class T>
 __global__ void __launch_bounds__(T::kThreads, 1) conv_kernel(const __grid_constant__ Wave wave) {
-  run_conv<D, T>(wave);
+  if constexpr (kRuns<T>) run_conv<D, T>(wave);
 }
 
 template <class D>
@@ -32,16 +41,23 @@ cudaError_t launch_as(bool conv, const Config& config, const Wave& wave, bool ea
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared);
     if (error != cudaSuccess) return error;
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2]{};
+    unsigned count = 0;
+    if (early) {
+      attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (T::kCluster > 1) {
+      attributes[count].id = cudaLaunchAttributeClusterDimension;
+      attributes[count++].val.clusterDim = {T::kCluster, 1, 1};
+    }
     cudaLaunchConfig_t launch{};
     launch.gridDim = dim3(config.blocks);
     launch.blockDim = dim3(config.threads);
     launch.dynamicSmemBytes = config.shared;
     launch.stream = stream;
-    launch.attrs = &attribute;
-    launch.numAttrs = early ? 1 : 0;
+    launch.attrs = attributes;
+    launch.numAttrs = count;
     return cudaLaunchKernelEx(&launch, kernel, wave);
   });
 }

@@ -7,6 +7,7 @@
 
 #include "cuda/epilogue.h"
 #include "cuda/operand.h"
+#include "cuda/weights.h"
 
 namespace inception_fused::cuda {
 
@@ -19,61 +20,68 @@ SIMT_DEVICE void run_pointwise(const Wave& wave) {
   const int pitch = halo_rows | 1;
 
   simt::Carve carve;
+  simt::Barrier* const full = take_barriers<T>(carve);
+  simt::Carve again = carve;  // for what lies over the stages in the end
+  Weights<T> weights(full, carve, work);
   Vector* const rows_data = carve.take<Vector>(T::kStages * T::kDepth * pitch);
-  Vector* const weights_data = carve.take<Vector>(T::kStages * T::kDepth * T::kColumns);
   const Panel pool{pooled ? carve.take<Vector>(T::kDepth * T::kPitch) : nullptr, T::kPitch};
-  const auto rows_of = [&](int stage) {
-    return Panel{rows_data + stage * T::kDepth * pitch, pitch};
-  };
-  const auto weights_of = [&](int stage) {
-    return Panel{weights_data + stage * T::kDepth * T::kColumns, T::kColumns};
+  const auto rows_of = [&](int step) {
+    return Panel{rows_data + step % T::kStages * T::kDepth * pitch, pitch};
   };
 
+  weights.begin();
   // Before any read: the pack may have been written by the launch before this one. The release
   // comes after, so that whatever the next launch reads early was complete when this one began.
   simt::dependency_wait();
   simt::dependency_release();
 
-  const int steps = (p.taps * p.depth + T::kDepth - 1) / T::kDepth;
-  const auto fill = [&](int step, int stage) {
-    if (step < steps) {
+  const bool works = has_rows<T>(work);
+  const auto fill = [&](int step) {
+    if (works && step < weights.steps) {
       const int first = step * T::kDepth;
       if (p.operand == Operand::kVectors) {
-        copy_rows<T>(rows_of(stage), p, work.row, first);
+        copy_rows<T>(rows_of(step), p, work.row, first);
       } else if (pooled) {
-        copy_halo<T>(rows_of(stage), p, work.row - p.before(), halo_rows, first, T::kDepth);
+        copy_halo<T>(rows_of(step), p, work.row - p.before(), halo_rows, first, T::kDepth);
       } else {
-        gather_rows<D, T>(rows_of(stage), p, work.row, first);
+        gather_rows<D, T>(rows_of(step), p, work.row, first);
       }
-      copy_weights<T>(weights_of(stage), p, work.column, first);
     }
-    simt::copy_commit();
   };
-  for (int stage = 0; stage < T::kStages - 1; ++stage) fill(stage, stage);
+  for (int step = 0; step < T::kStages - 1; ++step) {
+    weights.prefetch(step);
+    fill(step);
+    simt::copy_commit();
+  }
+  weights.prefetched();
 
   const WarpPlace<T> warp = WarpPlace<T>::here();
   const int lane_row = warp.row + simt::lane() % 16, lane_vector = simt::lane() / 16;
   Sums<T> sums;
-  int stage = 0;
-  for (int step = 0; step < steps; ++step) {
+  for (int step = 0; step < weights.steps; ++step) {
     simt::copy_wait<T::kStages - 2>();
+    weights.wait(step);
     simt::sync_block();  // the stage is there for all, and all have left the one before
-    fill(step + T::kStages - 1, stage == 0 ? T::kStages - 1 : stage - 1);
-    Panel rows = rows_of(stage);
-    if (pooled) {
-      pool_rows<D, T>(pool, rows, p, work.row);
-      simt::sync_block();
-      rows = pool;
+    weights.enter(step);
+    fill(step + T::kStages - 1);
+    simt::copy_commit();
+    if (works) {
+      Panel rows = rows_of(step);
+      if (pooled) {
+        pool_rows<D, T>(pool, rows, p, work.row);
+        simt::sync_block();
+        rows = pool;
+      }
+      multiply_stage<D, T>(
+          sums, [&](int i, int k) { return rows.at(k + lane_vector, lane_row + 16 * i); },
+          weights.of(step), warp);
     }
-    multiply_stage<D, T>(
-        sums, [&](int i, int k) { return rows.at(k + lane_vector, lane_row + 16 * i); },
-        weights_of(stage), warp);
-    stage = stage + 1 == T::kStages ? 0 : stage + 1;
+    weights.leave(step);
   }
+  weights.end();
+  if (!works) return;
   simt::sync_block();  // all groups that are still open are empty
-  simt::Carve again;   // over the stages
-  float* const shared = again.take<float>(T::kWarpDepth * T::kRows * T::kSumPitch);
-  store_sums<D, T>(shared, sums, warp, wave, work);
+  store_sums<D, T>(again.take<float>(kSumFloats<T>), sums, warp, wave, work);
 }
 
 }  // namespace inception_fused::cuda

@@ -81,6 +81,7 @@ struct Problem {
   const char* weights = nullptr;  // [tap][depth][columns][element of the vector]
   const float* bias = nullptr;    // [columns]
   int columns = 0;                // with the padding, in elements
+  int vector = 1;                 // elements of one
   int pixels = 0;                 // of all images
   int height = 1, width = 1;
   int kernel_height = 1, kernel_width = 1;  // of the convolution or of the pool

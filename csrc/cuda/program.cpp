@@ -91,6 +91,7 @@ StepProblem make_problem(const Context& c, size_t index) {
   p.weights = c.pack + c.layout.steps[index].weights;
   p.bias = reinterpret_cast<const float*>(c.pack + c.layout.steps[index].bias);
   p.columns = c.layout.steps[index].columns;
+  p.vector = vector_elements(c.math);
   p.pixels = static_cast<int>(c.pixels);
   p.height = static_cast<int>(c.x.size[2]);
   p.width = static_cast<int>(c.x.size[3]);
@@ -187,8 +188,8 @@ void set_blocks(Wave& wave, const Shape& shape) {
   for (int i = 0; i < wave.problems; ++i) {
     Problem& p = wave.problem[i];
     p.first_block = block;
-    p.column_tiles = ceil_divide(p.columns, shape.columns);
-    block += ceil_divide(p.pixels, shape.rows) * p.column_tiles;
+    p.column_tiles = column_tiles(shape, p);
+    block += clusters(shape, p) * shape.cluster * p.column_tiles;
   }
 }
 

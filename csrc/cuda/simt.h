@@ -11,6 +11,8 @@ struct alignas(16) Vector {  // 16 bytes: what one cp.async, one ldmatrix row or
   uint32_t word[4];
 };
 
+using Barrier = uint64_t;  // in shared memory: counts the bytes of one stage as they arrive
+
 struct Half {  // IEEE binary16
   uint16_t bits;
 };
@@ -80,6 +82,72 @@ SIMT_DEVICE void copy_async(Vector* shared, const void* global, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                "l"(global), "r"(valid ? 16 : 0)
                : "memory");
+}
+
+// Clusters, from sm_90 on: the kernel's blocks in groups of adjacent indices, which run at the same
+// time. Elsewhere these functions do nothing and no cluster is launched.
+//
+// cluster_wait() returns when all threads of the cluster have called cluster_arrive() as often as
+// this one, which calls the two in turn. What was read or written before the arrival stays before
+// what follows the wait, barrier_init() included.
+SIMT_DEVICE void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+
+SIMT_DEVICE void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
+// A barrier has phases 0, 1, 2 ...: each is over when one thread has told the bytes that it expects
+// and these have come. By one thread, before any other use.
+SIMT_DEVICE void barrier_init(Barrier* barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+#endif
+}
+
+SIMT_DEVICE void barrier_expect(Barrier* barrier, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                   shared_address(barrier)),
+               "r"(bytes)
+               : "memory");
+#endif
+}
+
+// Returns when the newest phase of this parity is over; then its bytes can be read.
+SIMT_DEVICE void barrier_wait(Barrier* barrier, int parity) {
+#if __CUDA_ARCH__ >= 900
+  uint32_t over = 0;
+  while (!over) {
+    asm volatile(
+        "{\n.reg .pred over;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, over;\n}"
+        : "=r"(over)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+  }
+#endif
+}
+
+// Starts copying bytes, a multiple of 16, from global memory to the same place in the shared memory
+// of each block of a cluster of `blocks`, and tells the barrier at the same place of each.
+SIMT_DEVICE void copy_multicast(Vector* shared, const void* global, int bytes, Barrier* barrier,
+                                int blocks) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier)),
+      "h"(static_cast<uint16_t>((1 << blocks) - 1))
+      : "memory");
+#endif
 }
 
 SIMT_DEVICE void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -36,7 +36,7 @@ struct Float32 {  // as faithful as float32: a * b = ah * bh + ah * bl + al * bh
 };
 
 template <int kRows_, int kColumns_, int kDepth_, int kWarpRows_, int kWarpColumns_,
-          int kWarpDepth_, int kStages_>
+          int kWarpDepth_, int kStages_, int kCluster_>
 struct Tile {
   static constexpr int kRows = kRows_;        // pixels
   static constexpr int kColumns = kColumns_;  // output channels
@@ -45,12 +45,15 @@ struct Tile {
   static constexpr int kWarpColumns = kWarpColumns_;
   static constexpr int kWarpDepth = kWarpDepth_;
   static constexpr int kStages = kStages_;
+  static constexpr int kCluster = kCluster_;  // blocks
   static constexpr int kThreads = 32 * kWarpRows * kWarpColumns * kWarpDepth;
   static constexpr int kRowTiles = kRows / kWarpRows / 16;          // of a warp, 16 rows each
   static constexpr int kColumnTiles = kColumns / kWarpColumns / 8;  // of a warp, 8 columns each
   static constexpr int kPitch = kRows + 1;                          // odd: see Panel
   static constexpr int kSumPitch = kColumns + 8;  // floats; 8 keeps the stores free of conflicts
   static_assert(kRowTiles > 0 && kColumnTiles % 2 == 0 && kDepth % (2 * kWarpDepth) == 0);
+  static_assert(kStages > (kCluster > 1 ? 2 : 1) && (kCluster == 1 || kDepth % kCluster == 0));
+  static_assert(kColumns <= kThreads);
 };
 
 // Rows of vectors in shared memory lie at [vector][row]. ldmatrix reads 8 rows of one vector, 128
@@ -137,7 +140,7 @@ SIMT_DEVICE void multiply_stage(Sums<T>& sums, const Rows& rows, const Panel& we
 // Which problem this block works on, and which tile of it.
 struct Work {
   const Problem* problem;
-  int row;     // first pixel
+  int row;     // first pixel; there may be none in the last blocks of a cluster
   int column;  // first column
 };
 
@@ -148,25 +151,15 @@ SIMT_DEVICE Work find_work(const Wave& wave) {
   while (i + 1 < wave.problems && block >= wave.problem[i + 1].first_block) ++i;
   const Problem* problem = &wave.problem[i];
   const int tile = block - problem->first_block;
-  return {problem, tile / problem->column_tiles * T::kRows,
-          tile % problem->column_tiles * T::kColumns};
+  const int cluster = tile / T::kCluster, rank = tile % T::kCluster;
+  return {problem, (cluster / problem->column_tiles * T::kCluster + rank) * T::kRows,
+          cluster % problem->column_tiles * T::kColumns};
 }
 
-// Starts copying one stage of weights, vectors [first, first + kDepth) of all taps. Past the end of
-// the depth or of the columns it fills with zeros.
+// Whether the block has a pixel to compute: the same for all its threads.
 template <class T>
-SIMT_DEVICE void copy_weights(const Panel& to, const Problem& p, int column, int first) {
-  const int vectors = p.taps * p.depth;
-  SIMT_UNROLL
-  for (int i = 0; i < T::kColumns * T::kDepth; i += T::kThreads) {
-    const int item = i + simt::thread();
-    if (T::kColumns * T::kDepth % T::kThreads && item >= T::kColumns * T::kDepth) break;
-    const int n = item % T::kColumns, k = item / T::kColumns;
-    const bool valid = first + k < vectors && column + n < p.columns;
-    const int64_t offset =
-        valid ? (static_cast<int64_t>(first + k) * p.columns + column + n) * 16 : 0;
-    simt::copy_async(to.at(k, n), p.weights + offset, valid);
-  }
+SIMT_DEVICE bool has_rows(const Work& work) {
+  return T::kCluster == 1 || work.row < work.problem->pixels;
 }
 
 }  // namespace inception_fused::cuda

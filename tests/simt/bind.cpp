@@ -40,6 +40,8 @@ py::dict describe(const LaunchPlan& launch) {
   d["threads"] = c.threads;
   d["shared"] = c.shared;
   d["blocks_per_processor"] = c.blocks_per_processor;
+  d["waves"] = c.waves;
+  d["bytes"] = c.bytes;
   d["nanoseconds"] = c.nanoseconds;
   py::list operands;
   for (int i = 0; i < launch.wave.problems; ++i) {
@@ -112,6 +114,7 @@ py::list shapes() {
                            py::arg("depth") = s.depth, py::arg("warp_rows") = s.warp_rows,
                            py::arg("warp_columns") = s.warp_columns,
                            py::arg("warp_depth") = s.warp_depth, py::arg("stages") = s.stages,
+                           py::arg("cluster") = s.cluster,
                            py::arg("registers") = s.registers, py::arg("threads") = s.threads()));
   }
   return result;

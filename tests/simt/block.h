@@ -1,6 +1,7 @@
 // The running block of threads: what the files of the emulator share. Not for kernels.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,8 +22,9 @@ struct Copy {
 };
 
 struct Lane {
-  enum class State { kReady, kBarrier, kWarp, kDependency, kDone };
+  enum class State { kReady, kBarrier, kWarp, kDependency, kCluster, kBytes, kDone };
   std::unique_ptr<Fiber> fiber;
+  struct Block* block = nullptr;
   int thread = 0;
   State state = State::kReady;
   const char* operation = "";
@@ -30,6 +32,9 @@ struct Lane {
   Copy* copies = nullptr;  // a ring of kMaxCopies: copy i is at i % kMaxCopies
   int64_t issued = 0, landed = 0;
   int groups = 0;  // committed
+  bool arrived = false;      // at the barrier of the cluster and not yet waited
+  int64_t cluster_phase = -1;  // in which it arrived last
+  struct BarrierState* awaited = nullptr;
   // The operands of a warp operation, on the lane's own stack.
   uint32_t* words = nullptr;
   const Vector* row = nullptr;
@@ -38,12 +43,28 @@ struct Lane {
   uint32_t b[2] = {};
 };
 
+struct Multicast {  // to one block, asked for and not yet there
+  char* to;
+  const char* from;
+  int bytes;
+  struct Block* issuer;
+  char* token;
+};
+
+struct BarrierState {
+  int64_t over = 0;     // phases
+  bool told = false;    // the bytes of this phase
+  int64_t missing = 0;  // bytes, below 0 before they are told
+  std::vector<Multicast> in_flight;
+  char* token = nullptr;
+};
+
 struct Block {
+  struct Cluster* cluster = nullptr;
   const Launch* launch = nullptr;
   int index = 0;
   std::vector<Lane> lanes;
   std::unique_ptr<Copy[]> copies;  // of all lanes; pages that no copy uses are never touched
-  std::vector<Lane*> ready;
   std::vector<int> arrived;  // per warp, at its operation
   int at_barrier = 0;
   int done = 0;
@@ -51,6 +72,16 @@ struct Block {
   int launch_index = 0;
   char* barrier_token = nullptr;
   Mapped shared;
+  std::map<const Barrier*, BarrierState> barriers;
+  int in_flight = 0;  // copies of this block's, counted once for each destination
+};
+
+struct Cluster {  // of blocks that run at the same time; one block where the launch has no clusters
+  std::vector<Block> blocks;
+  std::vector<Lane*> ready;
+  int arrived = 0;  // threads, in this phase
+  int64_t phase = 0;
+  char* tokens[2] = {};  // of even and odd phases
   std::optional<std::string> error;
 };
 
@@ -64,6 +95,16 @@ std::string where(const Lane& lane);
 
 // Suspends the running thread until something makes it ready again.
 void yield();
+
+// Wakes a thread that waits in this state.
+void wake(Lane& lane);
+
+// For ThreadSanitizer: what happened before a release happens before a later acquire of the token.
+char* new_token();
+void release(void* token);
+void acquire(void* token);
+
+uint32_t random_number();  // 0 where the seed is
 
 // Ends the run with an error.
 [[noreturn]] void fail(const std::string& what);

@@ -23,10 +23,10 @@ constexpr int kRedZone = 128;  // bytes around each region of shared memory
 Fiber* scheduler = nullptr;
 std::mt19937 random_order;
 
-// Addresses that stand for a barrier or an end, for ThreadSanitizer. A block has its own: what is
-// shared by two blocks would order them.
+// Addresses that stand for a barrier, a copy or an end, for ThreadSanitizer. A block has its own:
+// what is shared by two blocks would order them.
 constexpr int kTokens = 1 << 16;
-char barrier_tokens[kTokens];
+char tokens[kTokens];
 char end_tokens[16];  // of launches
 int next_token = 0;
 
@@ -51,6 +51,10 @@ void see(const char* operation, const Site& site) {
   }
 }
 
+}  // namespace
+
+char* new_token() { return &tokens[next_token++ % kTokens]; }
+
 void release(void* token) {
 #if defined(SIMT_TSAN)
   __tsan_release(token);
@@ -66,8 +70,6 @@ void acquire(void* token) {
   (void)token;
 #endif
 }
-
-}  // namespace
 
 const char* base_name(const char* path) {
   const char* const slash = std::strrchr(path, '/');
@@ -85,8 +87,17 @@ std::string where(const Lane& lane) {
 
 void yield() { scheduler->resume_from(*current->fiber); }
 
+void wake(Lane& lane) {
+  lane.state = Lane::State::kReady;
+  lane.block->cluster->ready.push_back(&lane);
+}
+
+uint32_t random_number() {
+  return machine->seed ? static_cast<uint32_t>(random_order()) : 0;
+}
+
 [[noreturn]] void fail(const std::string& what) {
-  current_block->error = what;
+  current_block->cluster->error = what;
   yield();
   std::abort();  // a fiber with an error is never resumed
 }
@@ -103,18 +114,22 @@ void enter() {
   Fiber::entered();
   current_block->launch->kernel();
   if (current->landed < current->issued) fail("cp.async never waited for, " + where(*current));
+  if (current->arrived) fail("cluster_arrive never waited for, " + where(*current));
   current->state = Lane::State::kDone;
-  ++current_block->done;
+  const bool ended = ++current_block->done == current_block->launch->threads;
+  if (ended && current_block->in_flight) fail("a block ends before its copies, " + where(*current));
   release(&end_tokens[current_block->launch_index]);
   yield();
 }
 
-std::string deadlock(const Block& block) {
-  std::string what = "deadlock in block " + std::to_string(block.index) + ":";
+std::string deadlock(const Cluster& cluster) {
+  std::string what = "deadlock in block " + std::to_string(cluster.blocks[0].index) + ":";
   std::map<std::string, int> places;
-  for (const Lane& lane : block.lanes) {
-    ++places[lane.state == Lane::State::kDone ? "have exited"
-                                              : "wait at " + at(lane.operation, lane.site)];
+  for (const Block& block : cluster.blocks) {
+    for (const Lane& lane : block.lanes) {
+      ++places[lane.state == Lane::State::kDone ? "have exited"
+                                                : "wait at " + at(lane.operation, lane.site)];
+    }
   }
   for (const auto& [place, count] : places)
     what += " " + std::to_string(count) + " threads " + place + ";";
@@ -130,61 +145,80 @@ void poison(Block& block) {
 #endif
 }
 
-void run_block(const Launch& launch, int launch_index, int index,
-               const std::function<void()>& dependency) {
-  Block block;
+void start_block(Block& block, Cluster& cluster, const Launch& launch, int launch_index,
+                 int index) {
+  block.cluster = &cluster;
   block.launch = &launch;
   block.index = index;
   block.launch_index = launch_index;
   block.arrived.resize(launch.threads / 32);
-  block.barrier_token = &barrier_tokens[next_token++ % kTokens];
+  block.barrier_token = new_token();
   poison(block);
   block.lanes = std::vector<Lane>(launch.threads);
   block.copies.reset(new Copy[static_cast<size_t>(launch.threads) * kMaxCopies]);
   for (int i = 0; i < launch.threads; ++i) {
-    block.lanes[i].thread = i;
-    block.lanes[i].copies = &block.copies[static_cast<size_t>(i) * kMaxCopies];
-    block.lanes[i].fiber = std::make_unique<Fiber>(enter);
-    block.ready.push_back(&block.lanes[launch.threads - 1 - i]);
+    Lane& lane = block.lanes[i];
+    lane.block = &block;
+    lane.thread = i;
+    lane.copies = &block.copies[static_cast<size_t>(i) * kMaxCopies];
+    lane.fiber = std::make_unique<Fiber>(enter);
+  }
+  for (int i = launch.threads; i-- > 0;) cluster.ready.push_back(&block.lanes[i]);
+}
+
+// Runs blocks [first, first + launch.cluster) to their end.
+void run_cluster(const Launch& launch, int launch_index, int first,
+                 const std::function<void()>& dependency) {
+  Cluster cluster;
+  cluster.blocks = std::vector<Block>(launch.cluster);
+  for (char*& token : cluster.tokens) token = new_token();
+  for (int i = launch.cluster; i-- > 0;) {
+    start_block(cluster.blocks[i], cluster, launch, launch_index, first + i);
   }
   Fiber here;
   Block* const outer_block = current_block;
   Lane* const outer_lane = current;
   Fiber* const outer_scheduler = scheduler;
-  while (block.done < launch.threads && !block.error) {
-    if (block.ready.empty()) {
-      for (Lane& lane : block.lanes) {
-        if (lane.state == Lane::State::kDependency) {
-          lane.state = Lane::State::kReady;
-          block.ready.push_back(&lane);
+  const auto all_done = [&] {
+    for (const Block& block : cluster.blocks) {
+      if (block.done < launch.threads) return false;
+    }
+    return true;
+  };
+  while (!cluster.error && !all_done()) {
+    if (cluster.ready.empty()) {
+      for (Block& block : cluster.blocks) {
+        for (Lane& lane : block.lanes) {
+          if (lane.state == Lane::State::kDependency) wake(lane);
         }
       }
-      if (block.ready.empty()) {
-        current_block = &block;
-        block.error = deadlock(block);
+      if (cluster.ready.empty()) {
+        cluster.error = deadlock(cluster);
         break;
       }
       dependency();
     }
     if (machine->seed) {
-      std::swap(block.ready.back(), block.ready[random_order() % block.ready.size()]);
+      std::swap(cluster.ready.back(), cluster.ready[random_order() % cluster.ready.size()]);
     }
-    current_block = &block;
     scheduler = &here;
-    current = block.ready.back();
-    block.ready.pop_back();
+    current = cluster.ready.back();
+    current_block = current->block;
+    cluster.ready.pop_back();
     current->fiber->resume_from(here);
   }
   current_block = outer_block;
   current = outer_lane;
   scheduler = outer_scheduler;
+  for (const Block& block : cluster.blocks) {
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(block.shared.data(), block.shared.bytes());
+    __asan_unpoison_memory_region(block.shared.data(), block.shared.bytes());
 #endif
-  if (block.error) throw Error(*block.error);
-  if (!block.waited) {
-    throw Error("block " + std::to_string(index) + " ended without dependency_wait");
+    if (!cluster.error && !block.waited) {
+      cluster.error = "block " + std::to_string(block.index) + " ended without dependency_wait";
+    }
   }
+  if (cluster.error) throw Error(*cluster.error);
 }
 
 }  // namespace
@@ -207,7 +241,9 @@ void Machine::run(const std::vector<Launch>& launches) {
     const auto dependency = [&] {
       if (i > 0) run_launch(i - 1);
     };
-    for (int b = 0; b < launches[i].grid; ++b) run_block(launches[i], i, b, dependency);
+    const Launch& launch = launches[i];
+    if (launch.grid % launch.cluster) throw Error("a cluster is not whole");
+    for (int b = 0; b < launch.grid; b += launch.cluster) run_cluster(launch, i, b, dependency);
     dependency();  // if none of these blocks has waited
     done[i] = 1;
     ++counters.launches;
@@ -233,10 +269,10 @@ void* carve(int offset, int bytes, int element, int index, const Site& site) {
   }
   char* const region = current_block->shared.data() + offset + (index + 1) * kRedZone;
 #if defined(__SANITIZE_ADDRESS__)
-  // The red zones and what pads the region to 128 bytes stay poisoned. A second cut takes back all
-  // that the first one gave.
+  // The red zones and what pads the region to 128 bytes stay poisoned. A second cut takes back what
+  // the first one gave from here on.
   const Mapped& shared = current_block->shared;
-  if (index == 0) __asan_poison_memory_region(shared.data(), shared.bytes());
+  __asan_poison_memory_region(region, shared.data() + shared.bytes() - region);
   __asan_unpoison_memory_region(region,
                                 bytes / (mutated(Mutation::kCarveShort, "carve", site) ? 2 : 1));
 #endif
@@ -264,10 +300,7 @@ void sync_block(Site site) {
       }
     }
     for (Lane& lane : block.lanes) {
-      if (lane.state == Lane::State::kBarrier) {
-        lane.state = Lane::State::kReady;
-        block.ready.push_back(&lane);
-      }
+      if (lane.state == Lane::State::kBarrier) wake(lane);
     }
   }
   acquire(block.barrier_token);

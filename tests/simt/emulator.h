@@ -1,8 +1,8 @@
 // The functions of csrc/cuda/simt.h on a CPU, and the machine that runs them.
 //
-// Every CUDA thread is a fiber; the blocks of a launch run one after the other on the calling OS
-// thread. Shared memory holds NaN when a block starts. A cp.async reads and writes only when its
-// group is waited for. Matrix operations are a rendezvous of the 32 lanes of a warp. A seed
+// Every CUDA thread is a fiber; the blocks of a launch, or its clusters of blocks, run one after the
+// other on the calling OS thread. Shared memory holds NaN when a block starts. A cp.async reads and
+// writes only when its group is waited for; a multicast then or, by the seed, at once. Matrix operations are a rendezvous of the 32 lanes of a warp. A seed
 // shuffles the order in which threads run. Errors that a GPU would not report are thrown with a
 // name.
 #pragma once
@@ -39,6 +39,8 @@ enum class Mutation {
   kMisalign,            // copy_async reads two bytes further on
   kMisplace,            // a region of shared memory begins half an element further on
   kCarveShort,          // a region of shared memory is half as long
+  kSkipClusterWait,     // cluster_wait returns at once
+  kSkipBytes,           // barrier_wait returns at once
   kWideStore,           // store writes 16 bytes past its place as well
 };
 
@@ -67,6 +69,7 @@ struct Launch {
   int grid;
   int threads;
   int shared_bytes;
+  int cluster;  // blocks
   std::function<void()> kernel;
 };
 
@@ -119,6 +122,13 @@ void dependency_wait(SIMT_SITE);
 void dependency_release();
 void copy_async(Vector* shared, const void* global, bool valid, SIMT_SITE);
 void copy_commit();
+void cluster_arrive(SIMT_SITE);
+void cluster_wait(SIMT_SITE);
+void barrier_init(Barrier* barrier, SIMT_SITE);
+void barrier_expect(Barrier* barrier, int bytes, SIMT_SITE);
+void barrier_wait(Barrier* barrier, int parity, SIMT_SITE);
+void copy_multicast(Vector* shared, const void* global, int bytes, Barrier* barrier, int blocks,
+                    SIMT_SITE);
 void load_matrices(uint32_t (&r)[4], const Vector* row, SIMT_SITE);
 
 template <int kPending>

@@ -40,10 +40,7 @@ void warp_leave() {
   block.arrived[warp] = 0;
   for (int i = 0; i < 32; ++i) {
     Lane& lane = block.lanes[32 * warp + i];
-    if (lane.state == Lane::State::kWarp) {
-      lane.state = Lane::State::kReady;
-      block.ready.push_back(&lane);
-    }
+    if (lane.state == Lane::State::kWarp) wake(lane);
   }
 }
 
