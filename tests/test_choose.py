@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import emulated
 import pytest
 from emulated import DTYPES
 
 from inception_fused.lower import lower
+from inception_fused.plan import Plan
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 BATCHES = (1, 8, 64, 256)
@@ -27,10 +30,22 @@ def others(name: str, precision: str, batch: int, sm: int, launch: int):
     )
 
 
+def floor_bytes(plan: Plan, precision: str, batch: int, size: int) -> int:
+    """x, weights and output once, scratch written once and read once; GoogLeNet pads nothing."""
+    element = DTYPES[precision].itemsize
+    scratch = sum(plan.buffers) - plan.in_channels - plan.out_channels
+    pixels = batch * size**2 * (plan.in_channels + plan.out_channels + 2 * scratch)
+    pack: int = emulated.library().pack_bytes(list(plan.code), emulated.MATHS[precision])
+    return pixels * element + pack
+
+
 @pytest.mark.parametrize("sm", SM)
 @pytest.mark.parametrize("precision", DTYPES)
 def test_limits_and_the_least_time(precision, sm):
-    """Shared memory and registers fit the device, and no tile that fits is predicted faster."""
+    """Shared memory and registers fit the device; of the fastest tiles, the one that moves least.
+
+    As fast as the fastest is one within 5 per cent, if it keeps half the multiprocessors busy.
+    """
     shapes = emulated.library().shapes()
     device = {a["sm"]: a for a in emulated.library().architectures()}[sm]
     for name in GOOGLENET:
@@ -44,8 +59,17 @@ def test_limits_and_the_least_time(precision, sm):
                 assert resident * (launch["shared"] + 1024) <= device["shared_processor"], where
                 assert resident * shape["registers"] * shape["threads"] <= REGISTERS, where
                 assert launch["threads"] == shape["threads"] <= 1024, where
+                assert shape["cluster"] == 1 or device["multicast"], where
+                assert launch["blocks"] % shape["cluster"] == 0, where
                 rest = others(name, precision, batch, sm, index)
-                assert launch["nanoseconds"] == min(o["nanoseconds"] for o in rest), where
+                fastest = min(rest, key=lambda o: o["nanoseconds"])
+                enough = min(fastest["blocks"], device["processors"] // 2)
+                tied = [
+                    o["bytes"]
+                    for o in rest
+                    if o["nanoseconds"] <= 1.05 * fastest["nanoseconds"] and o["blocks"] >= enough
+                ]
+                assert launch["bytes"] == min(tied), where
 
 
 def test_an_h100_is_kept_busy():
@@ -61,6 +85,33 @@ def test_an_h100_is_kept_busy():
                         assert launch["blocks"] == most, (name, batch, launch)
                         fewer.add((name, batch, launch["conv"]))
     assert fewer <= {("5a", 1, True)}
+
+
+@pytest.mark.parametrize("sm", [sm for sm in SM if sm in (90, 100)])
+@pytest.mark.parametrize("precision", DTYPES)
+def test_four_times_the_floor_at_batch_8(precision, sm):
+    """With clusters; see test_counters.py, which counts what is predicted here.
+
+    No tile without a cluster does as well and is as fast: where all of them are held to that floor,
+    the module is predicted slower.
+    """
+    shapes = emulated.library().shapes()
+    for name, spec in GOOGLENET.items():
+        plan = lower(spec)
+        floor = floor_bytes(plan, precision, 8, GOOGLENET_SIZE[name])
+        launches = chosen(name, precision, 8, sm)
+        assert sum(launch["bytes"] for launch in launches) <= 4 * floor, name
+        alone = [
+            [o for o in others(name, precision, 8, sm, i) if shapes[o["shape"]]["cluster"] == 1]
+            for i in range(len(launches))
+        ]
+        frugal = [
+            sum(o["nanoseconds"] for o in pair)
+            for pair in itertools.product(*alone)
+            if sum(o["bytes"] for o in pair) <= 4 * floor
+        ]
+        nanoseconds = sum(launch["nanoseconds"] for launch in launches)
+        assert not frugal or nanoseconds < min(frugal), name
 
 
 def test_an_unknown_older_architecture_is_refused():

@@ -31,9 +31,8 @@ def count(name: str, precision: str, batch: int):
 def test_traffic_at_batch_8(name, precision):
     """Against the floor: x, weights and output once, scratch written once and read once.
 
-    What is above the floor are tiles that read the same rows or the same weights: a tile of 32x32
-    reads 16 times as much as one of 512x512. The smallest images have the fewest pixels to share
-    weights over.
+    What is above the floor are tiles that read the same rows or the same weights. A copy to all
+    blocks of a cluster is one read.
     """
     counted = count(name, precision, 8)
     buffers = counted["buffers"]
@@ -45,7 +44,8 @@ def test_traffic_at_batch_8(name, precision):
     assert buffers["x"]["written"] == buffers["pack"]["written"] == buffers["out"]["read"] == 0
     floor = sum(b["bytes"] for b in buffers.values()) + buffers["scratch"]["bytes"]
     moved = sum(b["read"] + b["written"] for b in buffers.values())
-    assert moved <= {28: 6, 14: 9.5, 7: 11.5}[GOOGLENET_SIZE[name]] * floor, moved / floor
+    assert moved <= 4 * floor, moved / floor
+    assert sum(launch["bytes"] for launch in counted["launches"]) == pytest.approx(moved, rel=0.01)
 
 
 @pytest.mark.parametrize("precision", DTYPES)

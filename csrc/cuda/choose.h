@@ -148,12 +148,11 @@ constexpr double block_cycles(const Shape& s, const Problem& p, const Architectu
   const double matrices = vectors * (s.rows * s.warp_columns + s.columns * s.warp_rows);
   const double pool = pooled ? vectors * s.rows * (p.kernel_height * p.kernel_width + 1) : 0;
   const double gather = p.operand == Operand::kElements ? 8.0 * s.rows * s.depth / 32 : 0;
-  const double busy =
-      std::max({products / a.products, sent / a.l2_bytes + gather, received / kPort,
-                (received + matrices) / kShared}) *
-      resident;
-  const double chain = kBarrier * (pooled ? 2 : 1) + pool / kShared +
-                       kProductLatency * s.depth / s.warp_depth / 2;
+  const double busy = std::max({products / a.products, sent / a.l2_bytes + gather, received / kPort,
+                                (received + matrices) / kShared}) *
+                      resident;
+  const double chain =
+      kBarrier * (pooled ? 2 : 1) + pool / kShared + kProductLatency * s.depth / s.warp_depth / 2;
   // The weights of a cluster are asked for a step later: when all of it have left a stage.
   const int ahead = s.stages - (s.cluster > 1 ? 2 : 1);
   const double step = std::max({busy, chain, kLatency / ahead});

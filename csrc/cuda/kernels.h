@@ -9,8 +9,9 @@
 namespace inception_fused::cuda {
 
 template <int i>
-using TileOf = Tile<kShapes[i].rows, kShapes[i].columns, kShapes[i].depth, kShapes[i].warp_rows,
-                    kShapes[i].warp_columns, kShapes[i].warp_depth, kShapes[i].stages, kShapes[i].cluster>;
+using TileOf =
+    Tile<kShapes[i].rows, kShapes[i].columns, kShapes[i].depth, kShapes[i].warp_rows,
+         kShapes[i].warp_columns, kShapes[i].warp_depth, kShapes[i].stages, kShapes[i].cluster>;
 
 // f.template operator()<T>() with the tile of that shape.
 template <int i = 0, class F>

@@ -1,5 +1,5 @@
-// How weights come into shared memory, T::kStages stages deep: every block its own copy, or one copy
-// for all blocks of a cluster. Both have the same functions, which all threads call.
+// How weights come into shared memory, T::kStages stages deep: every block its own copy, or one
+// copy for all blocks of a cluster. Both have the same functions, which all threads call.
 #pragma once
 
 #include <type_traits>

@@ -114,8 +114,8 @@ py::list shapes() {
                            py::arg("depth") = s.depth, py::arg("warp_rows") = s.warp_rows,
                            py::arg("warp_columns") = s.warp_columns,
                            py::arg("warp_depth") = s.warp_depth, py::arg("stages") = s.stages,
-                           py::arg("cluster") = s.cluster,
-                           py::arg("registers") = s.registers, py::arg("threads") = s.threads()));
+                           py::arg("cluster") = s.cluster, py::arg("registers") = s.registers,
+                           py::arg("threads") = s.threads()));
   }
   return result;
 }
@@ -125,7 +125,8 @@ py::list architectures() {
   for (const Architecture& a : kArchitectures) {
     result.append(py::dict(py::arg("sm") = a.sm, py::arg("processors") = a.processors,
                            py::arg("shared_block") = a.shared_block,
-                           py::arg("shared_processor") = a.shared_processor));
+                           py::arg("shared_processor") = a.shared_processor,
+                           py::arg("multicast") = a.multicast));
   }
   return result;
 }

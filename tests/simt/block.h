@@ -31,8 +31,8 @@ struct Lane {
   Site site{"", 0};
   Copy* copies = nullptr;  // a ring of kMaxCopies: copy i is at i % kMaxCopies
   int64_t issued = 0, landed = 0;
-  int groups = 0;  // committed
-  bool arrived = false;      // at the barrier of the cluster and not yet waited
+  int groups = 0;              // committed
+  bool arrived = false;        // at the barrier of the cluster and not yet waited
   int64_t cluster_phase = -1;  // in which it arrived last
   struct BarrierState* awaited = nullptr;
   // The operands of a warp operation, on the lane's own stack.
@@ -65,7 +65,7 @@ struct Block {
   int index = 0;
   std::vector<Lane> lanes;
   std::unique_ptr<Copy[]> copies;  // of all lanes; pages that no copy uses are never touched
-  std::vector<int> arrived;  // per warp, at its operation
+  std::vector<int> arrived;        // per warp, at its operation
   int at_barrier = 0;
   int done = 0;
   bool waited = false;  // for the launch before

@@ -1,5 +1,5 @@
-// Blocks that run together: the barrier of a cluster, barriers that count bytes, and the copies that
-// they count.
+// Blocks that run together: the barrier of a cluster, barriers that count bytes, and the copies
+// that they count.
 #include <cstring>
 
 #include "block.h"
@@ -156,8 +156,7 @@ void copy_multicast(Vector* shared, const void* global, int bytes, Barrier* barr
   release(token);
   for (Block& block : cluster.blocks) {
     if (block.done) fail("copy to a block that ends, " + at("copy_multicast", site));
-    BarrierState& state =
-        find_barrier(block, in_block(block, barrier), "copy_multicast", site);
+    BarrierState& state = find_barrier(block, in_block(block, barrier), "copy_multicast", site);
     state.missing -= bytes;
     ++current_block->in_flight;
     state.in_flight.push_back({reinterpret_cast<char*>(in_block(block, shared)),

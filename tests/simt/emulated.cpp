@@ -40,16 +40,19 @@ bool force_shape(Program& program, int shape, const Architecture& architecture, 
 
 #if defined(SIMT_FEW)  // builds in seconds under a sanitizer
 template <class D, class T>
-constexpr bool kBuilt = std::is_same_v<D, Half> && T::kColumns == 32 &&
-                        (T::kRows == 32 || T::kCluster > 1);
+constexpr bool kBuilt =
+    std::is_same_v<D, Half> && T::kColumns == 32 && (T::kRows == 32 || T::kCluster > 1);
 #else
 template <class D, class T>
 constexpr bool kBuilt = true;
 #endif
 
 simt::Launch to_launch(const LaunchPlan& plan, Math math) {
-  simt::Launch launch{plan.config.blocks, plan.config.threads, plan.config.shared,
-                      kShapes[plan.config.shape].cluster, {}};
+  simt::Launch launch{plan.config.blocks,
+                      plan.config.threads,
+                      plan.config.shared,
+                      kShapes[plan.config.shape].cluster,
+                      {}};
   const Wave* const wave = &plan.wave;
   with_math(math, [&]<class D>() {
     with_shape(plan.config.shape, [&]<class T>() {

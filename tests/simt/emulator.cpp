@@ -92,9 +92,7 @@ void wake(Lane& lane) {
   lane.block->cluster->ready.push_back(&lane);
 }
 
-uint32_t random_number() {
-  return machine->seed ? static_cast<uint32_t>(random_order()) : 0;
-}
+uint32_t random_number() { return machine->seed ? static_cast<uint32_t>(random_order()) : 0; }
 
 [[noreturn]] void fail(const std::string& what) {
   current_block->cluster->error = what;

@@ -1,10 +1,10 @@
 // The functions of csrc/cuda/simt.h on a CPU, and the machine that runs them.
 //
-// Every CUDA thread is a fiber; the blocks of a launch, or its clusters of blocks, run one after the
-// other on the calling OS thread. Shared memory holds NaN when a block starts. A cp.async reads and
-// writes only when its group is waited for; a multicast then or, by the seed, at once. Matrix operations are a rendezvous of the 32 lanes of a warp. A seed
-// shuffles the order in which threads run. Errors that a GPU would not report are thrown with a
-// name.
+// Every CUDA thread is a fiber; the blocks of a launch, or its clusters of blocks, run one after
+// the other on the calling OS thread. Shared memory holds NaN when a block starts. A cp.async reads
+// and writes only when its group is waited for; a multicast then or, by the seed, at once. Matrix
+// operations are a rendezvous of the 32 lanes of a warp. A seed shuffles the order in which threads
+// run. Errors that a GPU would not report are thrown with a name.
 #pragma once
 
 #include <bit>
