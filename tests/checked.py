@@ -21,9 +21,13 @@ from inception_fused.plan import Plan
 
 MUTATIONS = (
     *("none", "skip barrier", "skip barrier once", "skip wait", "skip dependency wait"),
-    *("ignore valid", "misalign", "misplace", "carve short", "wide store"),
+    *("ignore valid", "misalign", "misplace", "carve short", "skip cluster wait", "skip bytes"),
+    "wide store",
 )
 """``Mutation`` of tests/simt/emulator.h."""
+
+FEW = {"alone": 1, "cluster": 6}
+"""Tiles of choose.h that a program with ``few`` has: 32x32, and 64x32 in clusters."""
 
 Site = tuple[str, str, int]
 """A primitive of simt.h, the file and the line that call it."""
@@ -40,7 +44,7 @@ class Outcome:
 
 @functools.cache
 def program(sanitizer: str, few: bool) -> Path:
-    """check.cpp built with "thread" or "address"; ``few``: only a 32x32 tile of float16."""
+    """check.cpp built with "thread" or "address"; ``few``: only the tiles of FEW, in float16."""
     target = f"check_{sanitizer}{'_few' if few else ''}"
     defines = ("-DSIMT_FEW",) if few else ()
     kernels = (*emulated.KERNELS, native.ROOT / "tests" / "simt" / "check.cpp")
@@ -59,19 +63,34 @@ def check(
     shape: tuple[int, int, int],
     layout: str,
     *,
-    few: bool = True,
+    tile: str | None = "alone",
     precision: str = "float16",
     seed: int = 1,
     mutation: str = "none",
     site: Site = ("", "none", 0),
     sm: int = 90,
 ) -> Outcome:
-    """Runs the plan on small integers; ``shape`` is (N, H, W), ``layout`` "nchw" or "nhwc"."""
-    tile = "1" if few else "-1"
+    """Runs the plan on small integers; ``shape`` is (N, H, W), ``layout`` "nchw" or "nhwc".
+
+    ``tile`` is one of FEW, or None: what choose.h takes.
+    """
+    forced = -1 if tile is None else FEW[tile]
     done = subprocess.run(
         [
-            *(program(sanitizer, few), str(emulated.MATHS[precision]), layout, *map(str, shape)),
-            *(str(sm), tile, str(seed), str(MUTATIONS.index(mutation)), site[1], str(site[2])),
+            *(
+                program(sanitizer, tile is not None),
+                str(emulated.MATHS[precision]),
+                layout,
+                *map(str, shape),
+            ),
+            *(
+                str(sm),
+                str(forced),
+                str(seed),
+                str(MUTATIONS.index(mutation)),
+                site[1],
+                str(site[2]),
+            ),
             *map(str, plan.code),
         ],
         env=os.environ

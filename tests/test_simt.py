@@ -1,17 +1,18 @@
 """The emulated kernels under the sanitizers, clean; and every planted bug, caught.
 
-A default run builds one tile of one dtype; ``-m full`` runs the paper's modules with all of them.
+A default run builds two tiles of one dtype; ``-m full`` runs the paper's modules with all of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import pytest
-from checked import Site, check
+from checked import FEW, Site, check
 from emulated import DTYPES
 from native import ROOT
 
@@ -19,8 +20,10 @@ from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Spec, Stage
 
 LAYOUTS = ("nhwc", "nchw")
+TILES = tuple(FEW)
 SANITIZERS = ("address", "thread")
-SHAPE = (1, 4, 5)
+# Of a cluster, two blocks have rows and two have none.
+SHAPES = {"alone": (1, 4, 5), "cluster": (1, 8, 9)}
 # Several stages of every operand, tails of rows and columns; then rows that stream for 65 taps.
 PLANS = {
     "module": lower(Spec.v1(264, 8, 8, 16, 8, 8, 8, k5=7)),
@@ -29,18 +32,19 @@ PLANS = {
 
 
 @cache
-def clean(sanitizer: str, name: str, layout: str) -> frozenset[Site]:
+def clean(sanitizer: str, name: str, layout: str, tile: str) -> frozenset[Site]:
     """The sites that a run without a bug passes."""
-    outcome = check(sanitizer, PLANS[name], SHAPE, layout)
+    outcome = check(sanitizer, PLANS[name], SHAPES[tile], layout, tile=tile)
     assert outcome.caught == "", outcome.text
     return outcome.sites
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_clean(sanitizer, layout):
+@pytest.mark.parametrize("tile", TILES)
+def test_clean(sanitizer, layout, tile):
     for name in PLANS:
-        assert clean(sanitizer, name, layout)
+        assert clean(sanitizer, name, layout, tile)
 
 
 @pytest.mark.full
@@ -55,7 +59,7 @@ def test_paper_modules_are_clean(name, precision, sanitizer):
             lower(GOOGLENET[name]),
             (1, size, size),
             layout,
-            few=False,
+            tile=None,
             precision=precision,
             seed=seed,
         )
@@ -71,6 +75,9 @@ BUGS: dict[str, tuple[str, str, set[str]]] = {
     "skip dependency wait": ("dependency_wait", "thread", {"TSan", "values"}),
     "ignore valid": ("copy_async", "address", {"values"}),
     "misalign": ("copy_async", "address", {"emulator"}),
+    "misalign multicast": ("copy_multicast", "address", {"emulator"}),
+    "skip cluster wait": ("cluster_wait", "thread", {"TSan", "emulator"}),
+    "skip bytes": ("barrier_wait", "thread", {"TSan"}),
     "misplace": ("carve", "address", {"UBSan", "emulator"}),
     "carve short": ("carve", "address", {"ASan"}),
     "wide store": ("store", "address", {"ASan", "values"}),
@@ -81,16 +88,15 @@ HARMLESS = {
 }
 
 
-def sites_of(primitive: str) -> dict[Site, tuple[str, str]]:
-    """Every site of a primitive, with a plan and a layout that pass it."""
-    found: dict[Site, tuple[str, str]] = {}
-    for name in PLANS:
-        for layout in LAYOUTS:
-            for site in clean("address", name, layout):
-                # The streamed plan has the only copies whose zeros are the image's border.
-                wanted = site not in found or (name, site[0]) == ("streamed", "copy_async")
-                if site[0] == primitive and wanted:
-                    found[site] = (name, layout)
+def sites_of(primitive: str) -> dict[Site, tuple[str, str, str]]:
+    """Every site of a primitive, with a plan, a layout and a tile that pass it."""
+    found: dict[Site, tuple[str, str, str]] = {}
+    for tile, name, layout in itertools.product(TILES, PLANS, LAYOUTS):
+        for site in clean("address", name, layout, tile):
+            # The streamed plan has the only copies whose zeros are the image's border.
+            border = (tile, name, site[0]) == ("alone", "streamed", "copy_async")
+            if site[0] == primitive and (site not in found or border):
+                found[site] = (name, layout, tile)
     return found
 
 
@@ -101,7 +107,8 @@ def test_every_call_of_a_primitive_is_passed():
     for file in (ROOT / "csrc" / "cuda").glob("*.h"):
         for number, line in enumerate(file.read_text().splitlines(), 1):
             called = re.findall(
-                r"simt::(sync_block|copy_wait|dependency_wait|copy_async|store)\b"
+                r"simt::(sync_block|copy_wait|dependency_wait|copy_async|copy_multicast|cluster_wait"
+                r"|barrier_wait|store)\b"
                 r"|(?:carve|again)\.(take)<",
                 line,
             )
@@ -117,8 +124,11 @@ def test_planted_bugs_are_caught(mutation, capsys):
     places = sorted(sites_of(primitive).items())
 
     def plant(place):
-        site, (name, layout) = place
-        return check(sanitizer, PLANS[name], SHAPE, layout, mutation=mutation, site=site)
+        site, (name, layout, tile) = place
+        planted = mutation.removesuffix(" multicast")
+        return check(
+            sanitizer, PLANS[name], SHAPES[tile], layout, tile=tile, mutation=planted, site=site
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outcomes = list(pool.map(plant, places))
