@@ -74,24 +74,11 @@ def check(
 
     ``tile`` is one of FEW, or None: what choose.h takes.
     """
-    forced = -1 if tile is None else FEW[tile]
+    numbers = (sm, -1 if tile is None else FEW[tile], seed, MUTATIONS.index(mutation))
     done = subprocess.run(
         [
-            *(
-                program(sanitizer, tile is not None),
-                str(emulated.MATHS[precision]),
-                layout,
-                *map(str, shape),
-            ),
-            *(
-                str(sm),
-                str(forced),
-                str(seed),
-                str(MUTATIONS.index(mutation)),
-                site[1],
-                str(site[2]),
-            ),
-            *map(str, plan.code),
+            *(program(sanitizer, tile is not None), str(emulated.MATHS[precision]), layout),
+            *(*map(str, (*shape, *numbers)), site[1], str(site[2]), *map(str, plan.code)),
         ],
         env=os.environ
         | {

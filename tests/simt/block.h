@@ -1,7 +1,6 @@
 // The running block of threads: what the files of the emulator share. Not for kernels.
 #pragma once
 
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,7 +11,9 @@
 
 namespace simt {
 
-inline constexpr int kMaxCopies = 256;  // of one thread in flight
+inline constexpr int kMaxCopies = 256;     // of one thread in flight
+inline constexpr int kMaxMulticasts = 64;  // that one barrier counts, in flight
+inline constexpr int kMaxBarriers = 16;    // of a block, that count bytes
 
 struct Copy {
   Vector* to;
@@ -52,10 +53,12 @@ struct Multicast {  // to one block, asked for and not yet there
 };
 
 struct BarrierState {
-  int64_t over = 0;     // phases
-  bool told = false;    // the bytes of this phase
-  int64_t missing = 0;  // bytes, below 0 before they are told
-  std::vector<Multicast> in_flight;
+  const Barrier* barrier = nullptr;
+  int64_t over = 0;                  // phases
+  bool told = false;                 // the bytes of this phase
+  int64_t missing = 0;               // bytes, below 0 before they are told
+  Multicast copies[kMaxMulticasts];  // in flight
+  int in_flight = 0;
   char* token = nullptr;
 };
 
@@ -72,7 +75,7 @@ struct Block {
   int launch_index = 0;
   char* barrier_token = nullptr;
   Mapped shared;
-  std::map<const Barrier*, BarrierState> barriers;
+  std::unique_ptr<BarrierState[]> barriers;  // kMaxBarriers
   int in_flight = 0;  // copies of this block's, counted once for each destination
 };
 

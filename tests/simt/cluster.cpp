@@ -14,16 +14,26 @@ extern "C" void __tsan_write16(void*);
 namespace simt {
 namespace {
 
+// What is known of the barrier, or a place for it; nullptr if there is none. Nothing is allocated
+// here: to ThreadSanitizer the threads of a kernel would race for it.
+BarrierState* slot(Block& block, const Barrier* barrier) {
+  for (int i = 0; block.barriers && i < kMaxBarriers; ++i) {
+    BarrierState& state = block.barriers[i];
+    if (!state.barrier || state.barrier == barrier) return &state;
+  }
+  return nullptr;
+}
+
 BarrierState& find_barrier(Block& block, const Barrier* barrier, const char* operation,
                            const Site& site) {
 #if defined(SIMT_TSAN)
   __tsan_read8(const_cast<Barrier*>(barrier));
 #endif
-  const auto found = block.barriers.find(barrier);
-  if (found == block.barriers.end()) {
+  BarrierState* const found = slot(block, barrier);
+  if (!found || !found->barrier) {
     fail("barrier without barrier_init in " + at(operation, site) + ", " + where(*current));
   }
-  return found->second;
+  return *found;
 }
 
 // The same place in another block of the cluster.
@@ -42,7 +52,8 @@ void land(const Multicast& copy, const BarrierState& barrier) {
   acquire(copy.token);
   for (int i = 0; i < copy.bytes; i += 16) __tsan_write16(copy.to + i);
 #endif
-  std::memcpy(copy.to, copy.from, copy.bytes);
+  // In pieces: ThreadSanitizer takes a call of memcpy for one of the waiting thread.
+  for (int i = 0; i < copy.bytes; i += 16) std::memcpy(copy.to + i, copy.from + i, 16);
 #if defined(SIMT_TSAN)
   release(barrier.token);
   __tsan_switch_to_fiber(here, 1);
@@ -54,8 +65,8 @@ void land(const Multicast& copy, const BarrierState& barrier) {
 }
 
 void land_all(BarrierState& barrier) {
-  for (const Multicast& copy : barrier.in_flight) land(copy, barrier);
-  barrier.in_flight.clear();
+  for (int i = 0; i < barrier.in_flight; ++i) land(barrier.copies[i], barrier);
+  barrier.in_flight = 0;
 }
 
 // Ends the phase if all has come that it waits for.
@@ -106,14 +117,18 @@ void cluster_wait(Site site) {
   acquire(cluster.tokens[current->cluster_phase % 2]);
 }
 
-void barrier_init(Barrier* barrier, Site) {
+void barrier_init(Barrier* barrier, Site site) {
 #if defined(SIMT_TSAN)
   __tsan_write8(barrier);
 #endif
   *barrier = 0;
-  BarrierState& state = current_block->barriers[barrier];
-  state = {};
-  state.token = new_token();
+  BarrierState* const state = slot(*current_block, barrier);
+  if (!state) fail("too many barriers, or no cluster, in " + at("barrier_init", site));
+  state->barrier = barrier;
+  state->over = state->missing = 0;
+  state->in_flight = 0;
+  state->told = false;
+  state->token = new_token();
 }
 
 void barrier_expect(Barrier* barrier, int bytes, Site site) {
@@ -159,8 +174,10 @@ void copy_multicast(Vector* shared, const void* global, int bytes, Barrier* barr
     BarrierState& state = find_barrier(block, in_block(block, barrier), "copy_multicast", site);
     state.missing -= bytes;
     ++current_block->in_flight;
-    state.in_flight.push_back({reinterpret_cast<char*>(in_block(block, shared)),
-                               static_cast<const char*>(global), bytes, current_block, token});
+    if (state.in_flight == kMaxMulticasts) fail("too many copies in flight, " + where(*current));
+    state.copies[state.in_flight++] = {reinterpret_cast<char*>(in_block(block, shared)),
+                                       static_cast<const char*>(global), bytes, current_block,
+                                       token};
     if (random_number() % 2) land_all(state);
     advance(block, state);
   }

@@ -154,6 +154,7 @@ void start_block(Block& block, Cluster& cluster, const Launch& launch, int launc
   poison(block);
   block.lanes = std::vector<Lane>(launch.threads);
   block.copies.reset(new Copy[static_cast<size_t>(launch.threads) * kMaxCopies]);
+  if (launch.cluster > 1) block.barriers = std::make_unique<BarrierState[]>(kMaxBarriers);
   for (int i = 0; i < launch.threads; ++i) {
     Lane& lane = block.lanes[i];
     lane.block = &block;
