@@ -1,0 +1,211 @@
+"""The backward pass of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from ..plan import IN, OUT, Plan, Pool, Slice, Step
+from ..reference import output_format
+from ..spec import Activation
+from . import norm
+from .forward import Kept, Parameters, activate, joined, part
+from .operators import Operators
+
+aten = torch.ops.aten
+
+Name = tuple[int, str]
+"""A parameter: its weight index, and the name of a field of :class:`Parameters`."""
+
+
+class Backward:
+    """The gradients of one forward pass.
+
+    Args:
+        weights: by weight index.
+        batch: by weight index, whether the norm behind uses the statistics of the batch; None:
+            there is no norm.
+        kept: of each step.
+        needs_x: whether the gradient of x is needed.
+        needs: the parameters whose gradients are.
+
+    Attributes:
+        grads: of the parameters, after :meth:`run`.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        batch: Sequence[bool | None],
+        kept: Sequence[Kept],
+        needs_x: bool,
+        needs: Set[Name],
+        operators: Operators,
+    ) -> None:
+        self._plan = plan
+        self._x = x
+        self._weights = weights
+        self._batch = batch
+        self._kept = kept
+        self._needs = needs
+        self._operators = operators
+        self._writer = {
+            d.slice: (step, number, keeps)
+            for step, keeps in zip(plan.steps, kept, strict=True)
+            for number, d in enumerate(step.dst)
+        }
+        self._input = Slice(IN, 0, plan.in_channels)
+        self._wanted = {self._input} if needs_x else set()
+        for step in plan.steps:
+            for d in step.dst:
+                if step.src in self._wanted or self._needs_any([d.weight], *Parameters._fields):
+                    self._wanted.add(d.slice)
+        self._grads: dict[Slice, Tensor] = {}
+        self.grads: dict[Name, Tensor] = {}
+
+    def run(self, grad_out: Tensor) -> Tensor | None:
+        """Computes all gradients from that of the output; returns that of x if it is needed."""
+        for step, kept in zip(reversed(self._plan.steps), reversed(self._kept), strict=True):
+            places = {n: d.slice for n, d in enumerate(step.dst) if d.slice in self._wanted}
+            grads = {
+                n: grad_out.narrow(1, p.offset, p.channels)
+                if p.buffer == OUT
+                else self._grads.pop(p)
+                for n, p in places.items()
+            }
+            if not grads:
+                continue
+            if step.kind.is_pool:
+                pool = Pool(step.kind, step.window)
+                self._add(step, self._operators.grad_pool(grads[0], self._value(step.src), pool))
+            else:
+                self._convolutions(step, kept, grads)
+        return self._grads.get(self._input)
+
+    def _needs_any(self, indices: Sequence[int], *names: str) -> bool:
+        return any((i, name) in self._needs for i in indices for name in names)
+
+    def _add(self, step: Step, grad: Tensor) -> None:
+        """Adds to the gradient of the step's source, which may be read by other steps, too."""
+        if step.src in self._grads:
+            self._grads[step.src].add_(grad)
+        else:
+            self._grads[step.src] = grad
+
+    def _value(self, place: Slice) -> Tensor:
+        """What was at this place in the forward pass."""
+        if place == self._input:
+            return self._x
+        step, number, kept = self._writer[place]
+        if step.kind.is_pool:
+            return self._operators.pool(self._value(step.src), Pool(step.kind, step.window))
+        assert kept.z is not None
+        return activate(step, number, kept.z, kept.constants)
+
+    def _convolutions(self, step: Step, kept: Kept, grads: dict[int, Tensor]) -> None:
+        """Takes the gradients of some destinations to the step's parameters and to its source."""
+        numbers: list[int] = []
+        parts: list[Tensor] = []
+        for run in self._alike(step, list(grads)):
+            grad = self._before_norm(step, kept, run, grads)
+            if grad is not None:
+                numbers += run
+                parts.append(grad)
+        grads.clear()
+        if not numbers:
+            return
+        grad = joined(parts, 1)
+        parts.clear()
+        indices = [step.dst[n].weight for n in numbers]
+        if self._needs_any(indices, "bias"):
+            self._give("bias", indices, grad.sum((0, 2, 3)))
+        source = self._value(step.src)
+        if self._needs_any(indices, "weight"):
+            self._grad_weights(step, indices, grad, source)
+        if step.src in self._wanted:
+            weight = joined([self._weights[i] for i in indices])
+            like = source if step.pre is None else _empty_pooled(source, step.pre)
+            grad = self._operators.grad_input(grad, like, weight, step.window)
+            if step.pre:
+                grad = self._operators.grad_pool(grad, source, step.pre)
+            self._add(step, grad)
+
+    def _alike(self, step: Step, numbers: list[int]) -> list[list[int]]:
+        """The destinations in runs that are adjacent and have the same kind of norm."""
+        kinds = [(self._batch[step.dst[n].weight], n - i) for i, n in enumerate(numbers)]
+        pairs = groupby(zip(kinds, numbers, strict=True), key=lambda pair: pair[0])
+        return [[number for _, number in run] for _, run in pairs]
+
+    def _before_norm(
+        self, step: Step, kept: Kept, run: list[int], grads: dict[int, Tensor]
+    ) -> Tensor | None:
+        """The gradient of what the convolutions gave for a run; gives gammas and betas theirs.
+
+        None if nothing but those needs a gradient.
+        """
+        indices = [step.dst[n].weight for n in run]
+        batch = self._batch[indices[0]]
+        if kept.z is None:
+            return joined([grads[n] for n in run], 1)
+        grad = self._before_activation(step, kept, run, grads)
+        z, constants = part(step, run, *kept)
+        if constants is None or batch is None:
+            return grad
+        needs_z = step.src in self._wanted or self._needs_any(indices, "weight", "bias")
+        mask = (needs_z, self._needs_any(indices, "gamma"), self._needs_any(indices, "beta"))
+        grad_z, gamma, beta = norm.backward(grad, z, constants, batch, mask)
+        self._give("gamma", indices, gamma)
+        self._give("beta", indices, beta)
+        return grad_z
+
+    def _before_activation(
+        self, step: Step, kept: Kept, run: list[int], grads: dict[int, Tensor]
+    ) -> Tensor:
+        """The gradients of a run in one tensor, behind the masks of the activations."""
+        assert kept.z is not None
+        z, _ = part(step, run, *kept)
+        masked = torch.empty_like(z, memory_format=output_format(kept.z))
+        sizes = [step.dst[n].slice.channels for n in run]
+        for n, target in zip(run, masked.split(sizes, 1), strict=True):
+            if step.dst[n].activation is Activation.RELU:
+                own, constants = part(step, [n], *kept)
+                if constants is not None:
+                    own = norm.apply(own, constants, target)
+                aten.threshold_backward.grad_input(grads[n], own, 0, grad_input=target)
+            else:
+                target.copy_(grads[n])
+        return masked
+
+    def _grad_weights(self, step: Step, indices: list[int], grad: Tensor, source: Tensor) -> None:
+        operand = self._operators.pool(source, step.pre) if step.pre else source
+        weights = [self._weights[i] for i in indices]
+        if all((i, "weight") in self._needs for i in indices):
+            found = self._operators.grad_weight(grad, operand, joined(weights), step.window)
+            self._give("weight", indices, found)
+            return
+        parts = grad.split([len(w) for w in weights], 1)
+        for i, weight, own in zip(indices, weights, parts, strict=True):
+            if (i, "weight") in self._needs:
+                found = self._operators.grad_weight(own, operand, weight, step.window)
+                self._give("weight", [i], found)
+
+    def _give(self, name: str, indices: list[int], found: Tensor | None) -> None:
+        """Notes the gradients of the parameters of this name, joined in ``found``, if needed."""
+        if found is not None:
+            parts = found.split([len(self._weights[i]) for i in indices])
+            for i, grad in zip(indices, parts, strict=True):
+                if (i, name) in self._needs:
+                    self.grads[i, name] = grad
+
+
+def _empty_pooled(x: Tensor, pool: Pool) -> Tensor:
+    """Of the size of the pooled x; x itself if that has it."""
+    if pool.window.keeps_size:
+        return x
+    size = pool.window.output_size((x.shape[2], x.shape[3]))
+    return x.new_empty((*x.shape[:2], *size)).contiguous(memory_format=output_format(x))
