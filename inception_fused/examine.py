@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import reference, weights
+from . import reference, training, weights
 from .lower import lower
 from .match import Match, Source, match
 from .network import match_network
@@ -76,7 +77,9 @@ def examine(
             if not cats:
                 return None
             assert matched is not None
-            return Found(name, module, matched, checked=_gate(module, matched))
+            n, h, w, _ = _PROBES[1]
+            checked = gate(module, matched, (n, matched.spec.in_channels, h, w))
+            return Found(name, module, matched, checked=checked)
         except Refused as error:
             if error.args[-1] is None:
                 return None
@@ -94,7 +97,7 @@ def examine_network(module: nn.Module, name: str = "", shape: Any = None) -> Fou
         return Found(name, module, None, reason, network=True)
     try:
         matched, size = _probe_network(module, shape)
-        checked = _gate(module, matched, size)
+        checked = gate(module, matched, (1, matched.spec.in_channels, *size))
     except Refused as error:
         return Found(name, module, None, str(error.args[0]), network=True)
     return Found(name, module, matched, checked=checked, network=True)
@@ -243,20 +246,29 @@ def fold_all(sources: tuple[Source, ...]) -> tuple[list[Tensor], list[Tensor]]:
     return [w for w, _ in folded], [b for _, b in folded]
 
 
-def _gate(module: nn.Module, matched: Match, size: tuple[int, int] = _PROBES[1][1:3]) -> bool:
+def gate(
+    module: nn.Module, matched: Match, shape: tuple[int, ...], as_set: bool = False
+) -> bool:
     """Runs the original and the plan on random numbers; False if that is not possible.
+
+    Args:
+        shape: (N, C, H, W) of the input.
+        as_set: with the flags ``training`` as they are, instead of in eval mode.
 
     Raises:
         Refused: they differ.
     """
     modules = all_modules(module)
-    x = random_input(modules, (1, matched.spec.in_channels, *size))
+    x = random_input(modules, shape)
     if x is None:
         return False
     try:
-        with torch.no_grad(), evaluating(modules), originals(modules):
-            wanted = type(module).forward(module, x.clone())
-            got = reference.run(lower(matched.spec), x, *fold_all(matched.sources))
+        flags = evaluating([] if as_set else modules)
+        with torch.no_grad(), flags, originals(modules):
+            with _own_buffers(modules) as wanted_buffers:
+                wanted = type(module).forward(module, x.clone())
+            with _own_buffers(modules) as buffers:
+                got = _run(matched, x)
         got = got.flatten(1) if matched.flat else got
     except (RuntimeError, ValueError) as error:
         raise Refused(f"the check against the original failed: {error}") from error
@@ -264,11 +276,41 @@ def _gate(module: nn.Module, matched: Match, size: tuple[int, int] = _PROBES[1][
         raise Refused(f"the fused module gives {tuple(got.shape)}, not {tuple(wanted.shape)}")
     if not bool(wanted.isfinite().all()) or not bool(got.isfinite().all()):
         return False
-    scale = float(wanted.abs().max())
-    difference = float((got - wanted).abs().max())
-    if difference > _TOLERANCE[x.dtype] * scale:
-        raise Refused(f"the fused result differs by {difference:.3g} (maximum {scale:.3g})")
+    for what, ours, theirs in (
+        ("result", got, wanted),
+        *((f"buffer {name}", b, t) for (name, b), (_, t) in zip(buffers, wanted_buffers, strict=True)),
+    ):
+        scale = float(theirs.abs().max())
+        difference = float((ours - theirs).abs().max())
+        if difference > _TOLERANCE[x.dtype] * scale:
+            raise Refused(f"the fused {what} differs by {difference:.3g} (maximum {scale:.3g})")
     return True
+
+
+def _run(matched: Match, x: Tensor) -> Tensor:
+    plan = lower(matched.spec)
+    if not matched.batch:
+        return reference.run(plan, x, *fold_all(matched.sources))
+    tensors, norms = training.parameters_of(matched.sources), training.norms_of(matched.sources)
+    return training.run(plan, x, tensors, norms, training.Operators())
+
+
+@contextmanager
+def _own_buffers(modules: list[nn.Module]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Copies in the place of all buffers of the modules, which are put back; gives the copies."""
+    kept = [(m._buffers, m._buffers.copy()) for m in modules]
+    copies = []
+    for buffers, before in kept:
+        for name, tensor in before.items():
+            if tensor is not None:
+                buffers[name] = tensor.clone()
+                if tensor.numel():
+                    copies.append((name, buffers[name]))
+    try:
+        yield copies
+    finally:
+        for buffers, before in kept:
+            buffers.update(before)
 
 
 def random_input(modules: list[nn.Module], shape: tuple[int, ...]) -> Tensor | None:

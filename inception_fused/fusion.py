@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import graph, ops
+from . import graph, ops, training
 from .backends import Backend, Tuning, choose
 from .examine import fold_all, parameters_of
 from .lower import lower
 from .match import Match
+from .modes import Modes
 from .plan import OUT
 from .spec import convolves
 from .trace import FUSION, NETWORK, all_modules
@@ -48,20 +49,25 @@ class Fusion:
         spec, plan: what is computed.
         sources: the places of the parameters of each convolution.
         options: what the user asked for.
-        taken: the back end of the last call, or "original"; "" before the first call.
+        network: whether it is of a network, whose modules have fusions of their own.
+        taken: the back end of the last call, "training" or "original"; "" before the first call.
         reason: why the last call took what it took; "" if there is nothing to say.
     """
 
-    def __init__(self, module: nn.Module, match: Match, options: Options) -> None:
+    def __init__(
+        self, module: nn.Module, match: Match, options: Options, network: bool = False
+    ) -> None:
         self.module = module
         self.match = match
         self.spec = match.spec
         self.sources = match.sources
         self.plan = lower(match.spec)
         self.options = options
+        self.network = network
         self.taken = ""
         self.reason = ""
         self.watch: Watch | None = None
+        self._modes = Modes(module, match)
         self.drop()
 
     def begin(self) -> None:
@@ -71,7 +77,7 @@ class Fusion:
     def __deepcopy__(self, memo: dict[int, Any]) -> Fusion:
         sources = tuple(copy.deepcopy(s, memo) for s in self.match.sources)
         match = replace(self.match, sources=sources)
-        return Fusion(copy.deepcopy(self.module, memo), match, self.options)
+        return Fusion(copy.deepcopy(self.module, memo), match, self.options, self.network)
 
     def changed(self) -> str | None:
         """What was changed so that the plan no longer holds; None if nothing."""
@@ -105,7 +111,7 @@ class Fusion:
             return self._live(x)
         if type(x) is not Tensor and type(x) is not nn.Parameter:
             return self._original(f"the input is a {type(x).__name__}")
-        autocast = torch.is_autocast_enabled(x.device.type)
+        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64
         key = (x.dtype, x.device, x.shape, x.stride(), autocast)
         route = self._routes.get(key)
         if route is not None and route.backend is None:  # whatever the weights are now
@@ -114,6 +120,17 @@ class Fusion:
         assert watch is not None
         if (reason := watch.reason()) is not None:
             return self._original(reason)
+        flags = watch.flags()
+        if True in flags and self.network:
+            return self._original("it is in training mode, in which its modules run one by one")
+        if True in flags or self.match.batch:
+            if (reason := self._why_not(x, autocast)) is not None:
+                return self._original(reason)
+            mode = self._modes.match(flags, x.shape)
+            if isinstance(mode, str):
+                return self._original(mode)
+            if mode.batch or torch.is_grad_enabled():
+                return self._train(mode, x, autocast)
         if not watch.unchanged() or sharded():
             if (reason := watch.note()) is not None:
                 return self._original(reason)
@@ -146,18 +163,10 @@ class Fusion:
 
     def _route(self, x: Tensor, autocast: bool, tuned: bool = True) -> Route:
         """How to run such an x; the reason says why not the fused path or a back end before."""
-        weight = self.sources[0].weight.tensor()
-        assert weight is not None
-        if x.dim() != 4 or x.shape[1] != self.plan.in_channels:
-            return Route(None, f"the input has shape {tuple(x.shape)}")
-        if x.device != weight.device:
-            return Route(None, f"the input is on {x.device}, the parameters are on {weight.device}")
+        if (reason := self._why_not(x, autocast)) is not None:
+            return Route(None, reason)
         if autocast:
-            if not all(map(convolves, self.spec.branches)):
-                return Route(None, "under autocast a branch without a convolution keeps its dtype")
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        elif x.dtype != weight.dtype:
-            return Route(None, f"the input is {x.dtype}, the parameters are {weight.dtype}")
         try:
             size = self.plan.sizes(x.shape[2], x.shape[3])[OUT]
             if self.match.flat and size != (1, 1):
@@ -171,6 +180,38 @@ class Fusion:
             return Route(None, reason or "the reference back end is not faster than the original")
         tuning = backend.tuning(self.plan, x) if tuned and self.options.winograd else ()
         return Route(backend, reason, tuning)
+
+    def _why_not(self, x: Tensor, autocast: bool) -> str | None:
+        """Why no plan can run for such an x; None if one may."""
+        weight = self.sources[0].weight.tensor()
+        assert weight is not None
+        if x.dim() != 4 or x.shape[1] != self.plan.in_channels:
+            return f"the input has shape {tuple(x.shape)}"
+        if x.device != weight.device:
+            return f"the input is on {x.device}, the parameters are on {weight.device}"
+        if autocast and not all(map(convolves, self.spec.branches)):
+            return "under autocast a branch without a convolution keeps its dtype"
+        if not autocast and x.dtype != weight.dtype:
+            return f"the input is {x.dtype}, the parameters are {weight.dtype}"
+        return None
+
+    def _train(self, mode: Match, x: Tensor, autocast: bool) -> Tensor | None:
+        """The call in training mode. The packs are dropped, as what they are made of changes."""
+        assert self.watch is not None
+        reason = training.why_not(self.plan, x, mode.batch) or self.watch.note()
+        if reason is not None:
+            return self._original(reason)
+        self.drop()
+        self.taken, self.reason = "training", ""
+        tensors, norms = training.parameters_of(mode.sources), training.norms_of(mode.sources)
+        if autocast:
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x = x.to(dtype)
+            tensors = [
+                p._replace(weight=p.weight.to(dtype), bias=None if p.bias is None else p.bias.to(dtype))
+                for p in tensors
+            ]
+        return training.run(self.plan, x, tensors, norms, training.Operators())
 
     def _run(self, route: Route, backend: Backend, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         self.taken, self.reason = backend.name, route.reason
@@ -194,7 +235,7 @@ class Fusion:
     def _live(self, x: Tensor) -> Tensor | None:
         """The call as a graph records it, from the parameters; nothing is kept here."""
         modules = all_modules(self.module)
-        if any(m.training for m in modules):
+        if self.match.batch or any(m.training for m in modules):
             return None
         assert self.watch is not None
         if any(getattr(s.owner, s.name, None) != s.value for s in self.watch.settings):
@@ -204,7 +245,7 @@ class Fusion:
         for m in modules:
             if m is not self.module and (m._forward_hooks or m._forward_pre_hooks):
                 return None
-        autocast = torch.is_autocast_enabled(x.device.type)
+        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64
         route = self._route(x, autocast, tuned=False)
         backend = route.backend
         if backend is None:

@@ -16,17 +16,20 @@ from .trace import Place, Refused, Trace, Value
 
 @dataclass(frozen=True, slots=True)
 class NormSource:
-    """Where an eval-mode batch norm finds its tensors. ``gamma`` and ``beta`` may be missing.
+    """Where a batch norm finds its tensors. ``gamma`` and ``beta`` may be missing.
 
-    ``eps_owner`` is the module whose attribute ``eps`` is read on every fold; None: ``eps`` holds.
+    ``eps_owner`` is the module whose attribute ``eps`` is read on every call; None: ``eps`` holds.
+    ``batch`` says that it normalises by the statistics of the batch; then ``mean`` and ``var`` are
+    what it updates, and may be missing, too.
     """
 
-    mean: Place
-    var: Place
+    mean: Place | None
+    var: Place | None
     gamma: Place | None
     beta: Place | None
     eps: float
     eps_owner: nn.Module | None
+    batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ class Match:
     sources: tuple[Source, ...]
     flat: bool = False
 
+    @property
+    def batch(self) -> bool:
+        """Whether a norm uses the statistics of the batch."""
+        return any(s.norm is not None and s.norm.batch for s in self.sources)
+
 
 _NORMS = {
     "native_batch_norm": True,
@@ -63,7 +71,6 @@ _NORMS = {
     "_native_batch_norm_legit": True,
     "_native_batch_norm_legit_no_training": False,
     "_batch_norm_no_update": False,
-    "_batch_norm_with_update": False,
 }
 """Batch norm operators, and whether their sixth argument says that they use batch statistics."""
 
@@ -408,25 +415,26 @@ def _convolution(value: Value, pad: tuple[int, int]) -> tuple[Stage, Source]:
 
 
 def _norm(value: Value) -> NormSource:
-    _, gamma, beta, mean, var, *rest = value.args
-    if mean is None or var is None or (_NORMS[value.op] and rest[0]):
-        raise Refused("a batch norm uses the statistics of the batch")
-    for tensor in (gamma, beta, mean, var):
-        if tensor is not None and tensor.place is None:
-            raise Refused("a tensor of a batch norm is computed, not a parameter")
-    eps = float(rest[-1])
+    _, *tensors = value.args[:5]
+    if any(t is not None and t.place is None for t in tensors):
+        raise Refused("a tensor of a batch norm is computed, not a parameter")
+    gamma, beta, mean, var = (None if t is None else t.place for t in tensors)
+    batch = bool(value.args[5]) if _NORMS[value.op] else False
+    if (mean is None or var is None) and not (batch and mean is var):
+        raise Refused("a batch norm has no running statistics")
+    if batch and mean is not None and not has_stock_forward(mean.owner):
+        raise Refused(f"the batch norm {type(mean.owner).__name__} has a forward of its own")
+    eps = float(value.args[-1])
     if not 0 <= eps < math.inf:
         raise Refused(f"the eps of a batch norm is {eps}")
-    owner = mean.place.owner
-    live = owner.__dict__.get("eps") == eps
-    return NormSource(
-        mean.place,
-        var.place,
-        gamma.place if gamma is not None else None,
-        beta.place if beta is not None else None,
-        eps,
-        owner if live else None,
-    )
+    owner = next((p.owner for p in (mean, gamma, beta) if p is not None), None)
+    live = owner is not None and owner.__dict__.get("eps") == eps
+    return NormSource(mean, var, gamma, beta, eps, owner if live else None, batch)
+
+
+def has_stock_forward(module: nn.Module) -> bool:
+    """Whether the module updates its running statistics as ``nn.BatchNorm2d`` does."""
+    return type(module).forward is nn.modules.batchnorm._BatchNorm.forward
 
 
 def _mean(value: Value) -> Stage:

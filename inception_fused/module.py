@@ -205,7 +205,7 @@ def swap_outlined(outline: Outline) -> None:
 
 def swap_network(module: nn.Module, match: Match, options: Options) -> None:
     """Makes the module, in place, one that runs as a whole where it can."""
-    fusion = module.__dict__[NETWORK] = Fusion(module, match, options)
+    fusion = module.__dict__[NETWORK] = Fusion(module, match, options, network=True)
     fusion.begin()
     if not isinstance(module, Fused):
         module.__class__ = fused_class(type(module), FusedNetwork)

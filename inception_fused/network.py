@@ -24,6 +24,8 @@ def match_network(trace: Trace) -> Match:
     for item in items:
         if isinstance(item, Fork):
             check_worthwhile(item.branches)
+    if any(s.norm is not None and s.norm.batch for s in sources):
+        raise Refused("a batch norm uses the statistics of the batch")
     if not any(isinstance(item, Fork) for item in items):
         raise Refused("it concatenates nothing")
     spec = Spec(trace.input.shape[1], (items,))

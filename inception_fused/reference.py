@@ -120,7 +120,7 @@ def backward(
     needs_src = _sources_needed(plan, needs_x, needs_weight, needs_bias)
     for step, needed in zip(reversed(plan.steps), reversed(needs_src), strict=True):
         src = _narrow(buffers, step.src)
-        operand, indices = _pool(src, step.pre) if step.pre else (src, None)
+        operand, indices = pooled(src, step.pre) if step.pre else (src, None)
         grad_operand: Tensor | None = None
         for dst in step.dst:
             mask = [needed, False, False]
@@ -133,7 +133,7 @@ def backward(
                 grad = aten.threshold_backward(grad, _narrow(buffers, dst.slice), 0)
             part: Tensor | None
             if not step.kind.has_weight:
-                part = _unweighted_backward(step, grad, operand)
+                part = grad_unweighted(step, grad, operand)
             else:
                 part, grad_weights[dst.weight], grad_biases[dst.weight] = _conv_backward(
                     grad, operand, weights[dst.weight], step.window, mask
@@ -143,7 +143,7 @@ def backward(
         if grad_operand is None:
             continue
         if step.pre:
-            grad_operand = _pool_backward(step.pre, grad_operand, src, indices)
+            grad_operand = grad_pooled(step.pre, grad_operand, src, indices)
         _narrow(grads, step.src).add_(grad_operand)
     return grads.get(IN), grad_weights, grad_biases
 
@@ -162,10 +162,10 @@ def _forward(
     for step in plan.steps:
         operand = _narrow(buffers, step.src)
         if step.pre:
-            operand, _ = _pool(operand, step.pre)
+            operand, _ = pooled(operand, step.pre)
         for dst in step.dst:
             if not step.kind.has_weight:
-                value = _unweighted(step, operand)
+                value = unweighted(step, operand)
             else:
                 value = torch.conv2d(
                     operand,
@@ -184,7 +184,7 @@ def _narrow(buffers: Sequence[Tensor] | dict[int, Tensor], s: Slice) -> Tensor:
     return buffers[s.buffer].narrow(1, s.offset, s.channels)
 
 
-def _pool(x: Tensor, pool: Pool) -> tuple[Tensor, Tensor | None]:
+def pooled(x: Tensor, pool: Pool) -> tuple[Tensor, Tensor | None]:
     """The pooled x and, of a max pool, the indices of the maxima."""
     w = pool.window
     args = (x, w.kernel, w.stride, w.padding)
@@ -194,7 +194,7 @@ def _pool(x: Tensor, pool: Pool) -> tuple[Tensor, Tensor | None]:
     return aten.avg_pool2d(*args, w.ceil_mode, pool.kind is Kind.AVGPOOL), None
 
 
-def _pool_backward(pool: Pool, grad: Tensor, x: Tensor, indices: Tensor | None) -> Tensor:
+def grad_pooled(pool: Pool, grad: Tensor, x: Tensor, indices: Tensor | None) -> Tensor:
     w = pool.window
     args = (grad, x, w.kernel, w.stride, w.padding)
     grad_x: Tensor
@@ -205,17 +205,17 @@ def _pool_backward(pool: Pool, grad: Tensor, x: Tensor, indices: Tensor | None) 
     return grad_x
 
 
-def _unweighted(step: Step, x: Tensor) -> Tensor:
+def unweighted(step: Step, x: Tensor) -> Tensor:
     """The result of a step that is no convolution."""
     if step.kind is Kind.MEAN:
         return x.mean((2, 3), keepdim=True)
     if step.response is not None:
         scale = _response_scale(x, step.response)
         return x * scale.pow(-step.response.beta)
-    return _pool(x, Pool(step.kind, step.window))[0]
+    return pooled(x, Pool(step.kind, step.window))[0]
 
 
-def _unweighted_backward(step: Step, grad: Tensor, x: Tensor) -> Tensor:
+def grad_unweighted(step: Step, grad: Tensor, x: Tensor) -> Tensor:
     if step.kind is Kind.MEAN:
         spread: Tensor = grad.expand_as(x) / (x.shape[2] * x.shape[3])
         return spread
@@ -227,7 +227,7 @@ def _unweighted_backward(step: Step, grad: Tensor, x: Tensor) -> Tensor:
         grad_x: Tensor = grad * factor - (2 * r.alpha / r.size * r.beta) * x * others
         return grad_x
     pool = Pool(step.kind, step.window)
-    return _pool_backward(pool, grad, x, _pool(x, pool)[1])
+    return grad_pooled(pool, grad, x, pooled(x, pool)[1])
 
 
 def _response_scale(x: Tensor, r: Response) -> Tensor:

@@ -304,13 +304,15 @@ def trace(
     shape: tuple[int, int, int, int],
     mode: Any,
     memory_format: torch.memory_format = torch.contiguous_format,
+    as_set: bool = False,
 ) -> Trace:
-    """Records the module's forward in eval mode for one input.
+    """Records the module's forward for one input.
 
     Args:
         shape: (N, C, H, W) of the probe.
         mode: the FakeTensorMode to run under, made with ``allow_non_fake_inputs=True``.
         memory_format: of the probe.
+        as_set: with the modules' flags ``training`` as they are, instead of in eval mode.
 
     Raises:
         Refused: forward cannot run on the probe. What stays forbidden in a forward that did run
@@ -327,7 +329,7 @@ def trace(
         state = State(modules)
         changed = None
         try:
-            with quiet(), evaluating(modules), torch.no_grad(), mode:
+            with quiet(), evaluating([] if as_set else modules), torch.no_grad(), mode:
                 x = torch.empty(shape, dtype=like.dtype, device=like.device)
                 x = x.contiguous(memory_format=memory_format)
                 with recorder:

@@ -62,14 +62,16 @@ class Watch:
         self._pointers: list[int] = []
 
     def reason(self) -> str | None:
-        """Why the original must run now; None if the plan may."""
+        """Why the original must run now; None if a plan may."""
         if RemovableHandle.next_id != self._handles:  # every new hook gets a handle
             if any(self._hooks):
                 return "a module inside has hooks"
             self._handles = RemovableHandle.next_id
-        if True in [d["training"] for d in self._training]:
-            return "it is in training mode"
         return self.changed()
+
+    def flags(self) -> tuple[bool, ...]:
+        """``training`` of every module whose code reads it."""
+        return tuple([d["training"] for d in self._training])
 
     def changed(self) -> str | None:
         """What was changed so that the plan no longer holds; None if nothing."""

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from ..plan import Plan
+from ..reference import DTYPES
 from .backward import Backward
 from .forward import Kept, Parameters, forward
 from .norm import BatchNorm
 from .operators import Operators
+from .places import norms_of, parameters_of
 
-__all__ = ["BatchNorm", "Operators", "Parameters", "run"]
+__all__ = ["BatchNorm", "Operators", "Parameters", "norms_of", "parameters_of", "run", "why_not"]
 
 _FIELDS = Parameters._fields
 
@@ -51,6 +53,24 @@ def run(
         return output
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         return forward(plan, x, parameters, norms, operators)[0]
+
+
+def why_not(plan: Plan, x: Tensor, batch: bool) -> str | None:
+    """Why :func:`run` cannot take such an x, of 4 dimensions; None if it can.
+
+    Args:
+        batch: whether a norm uses the statistics of the batch.
+    """
+    if x.dtype not in DTYPES:
+        return f"the input is {x.dtype}, not floating-point"
+    try:
+        sizes = plan.sizes(x.shape[2], x.shape[3])
+    except ValueError as error:
+        return str(error)
+    pixels = min(x.shape[0] * height * width for height, width in sizes if height)
+    if pixels < 1 + batch:
+        return f"the input has shape {tuple(x.shape)}: {pixels} values per channel"
+    return None
 
 
 class _Training(torch.autograd.Function):

@@ -8,12 +8,13 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..plan import IN, OUT, Plan, Pool, Slice, Step
+from ..plan import Plan, Pool, Slice, Step
 from ..reference import output_format
 from ..spec import Activation
 from . import norm
 from .forward import Kept, Parameters, activate, joined, part
 from .operators import Operators
+from .values import Values, within
 
 aten = torch.ops.aten
 
@@ -54,38 +55,37 @@ class Backward:
         self._kept = kept
         self._needs = needs
         self._operators = operators
-        self._writer = {
-            d.slice: (step, number, keeps)
-            for step, keeps in zip(plan.steps, kept, strict=True)
-            for number, d in enumerate(step.dst)
-        }
-        self._input = Slice(IN, 0, plan.in_channels)
-        self._wanted = {self._input} if needs_x else set()
+        self._values = Values(plan, x)
+        self._home = self._values.homes
+        self._wanted = {self._values.input} if needs_x else set()
         for step in plan.steps:
             for d in step.dst:
                 if step.src in self._wanted or self._needs_any([d.weight], *Parameters._fields):
-                    self._wanted.add(d.slice)
+                    self._wanted |= {d.slice, self._home[d.slice]}
         self._grads: dict[Slice, Tensor] = {}
         self.grads: dict[Name, Tensor] = {}
 
     def run(self, grad_out: Tensor) -> Tensor | None:
         """Computes all gradients from that of the output; returns that of x if it is needed."""
+        self._grads[self._values.output] = grad_out
         for step, kept in zip(reversed(self._plan.steps), reversed(self._kept), strict=True):
-            places = {n: d.slice for n, d in enumerate(step.dst) if d.slice in self._wanted}
             grads = {
-                n: grad_out.narrow(1, p.offset, p.channels)
-                if p.buffer == OUT
-                else self._grads.pop(p)
-                for n, p in places.items()
+                n: self._grad_of(d.slice) for n, d in enumerate(step.dst) if d.slice in self._wanted
             }
             if not grads:
                 continue
-            if step.kind.is_pool:
-                pool = Pool(step.kind, step.window)
-                self._add(step, self._operators.grad_pool(grads[0], self._value(step.src), pool))
-            else:
+            if step.kind.has_weight:
                 self._convolutions(step, kept, grads)
-        return self._grads.get(self._input)
+            else:
+                source = self._value(step.src)
+                self._add(step, self._operators.grad_unweighted(step, grads[0], source))
+        return self._grads.get(self._values.input)
+
+    def _grad_of(self, place: Slice) -> Tensor:
+        """The gradient of what a destination got; nothing reads it twice."""
+        home = self._home[place]
+        whole = self._grads.pop(home) if home == place else self._grads[home]
+        return within(whole, home, place)
 
     def _needs_any(self, indices: Sequence[int], *names: str) -> bool:
         return any((i, name) in self._needs for i in indices for name in names)
@@ -98,14 +98,21 @@ class Backward:
             self._grads[step.src] = grad
 
     def _value(self, place: Slice) -> Tensor:
-        """What was at this place in the forward pass."""
-        if place == self._input:
+        """What was in a step's source in the forward pass."""
+        if place == self._values.input:
             return self._x
-        step, number, kept = self._writer[place]
-        if step.kind.is_pool:
-            return self._operators.pool(self._value(step.src), Pool(step.kind, step.window))
-        assert kept.z is not None
-        return activate(step, number, kept.z, kept.constants)
+        values = Values(self._plan, self._x)
+        for step, kept in zip(self._plan.steps, self._kept, strict=True):
+            for number, d in enumerate(step.dst):
+                if self._home[d.slice] != place:
+                    continue
+                target = values.target(d.slice)
+                if step.kind.has_weight:
+                    assert kept.z is not None
+                    activate(step, number, kept.z, kept.constants, target)
+                else:
+                    target.copy_(self._operators.unweighted(step, self._value(step.src)))
+        return values.read(place)
 
     def _convolutions(self, step: Step, kept: Kept, grads: dict[int, Tensor]) -> None:
         """Takes the gradients of some destinations to the step's parameters and to its source."""

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..plan import IN, OUT, Plan, Pool, Slice, Step
-from ..reference import empty_output, output_format
+from ..plan import OUT, Plan, Step
 from ..spec import Activation
 from . import norm
 from .norm import BatchNorm
 from .operators import Operators
+from .values import Values
 
 
 class Parameters(NamedTuple):
@@ -46,18 +46,12 @@ def forward(
     operators: Operators,
 ) -> tuple[Tensor, list[Kept]]:
     """The plan's output, and what is to be kept of each step."""
-    out = empty_output(plan, x)
-    values = {Slice(IN, 0, plan.in_channels): x}
+    values = Values(plan, x)
     kept = []
     for step in plan.steps:
-        source = values[step.src]
-        if step.kind.is_pool:
-            target = step.dst[0].slice
-            value = operators.pool(source, Pool(step.kind, step.window))
-            if target.buffer == OUT:
-                out.narrow(1, target.offset, target.channels).copy_(value)
-            else:
-                values[target] = value
+        source = values.read(step.src)
+        if not step.kind.has_weight:
+            values.target(step.dst[0].slice).copy_(operators.unweighted(step, source))
             kept.append(Kept(None, None))
             continue
         if step.pre:
@@ -71,33 +65,24 @@ def forward(
             [p.gamma for p in own],
             [p.beta for p in own],
         )
-        for number, target in enumerate(d.slice for d in step.dst):
-            if target.buffer == OUT:
-                activate(step, number, z, constants, out.narrow(1, target.offset, target.channels))
-            else:
-                values[target] = activate(step, number, z, constants)
+        for number, destination in enumerate(step.dst):
+            activate(step, number, z, constants, values.target(destination.slice))
         kept.append(Kept(z if _matters(step, constants) else None, constants))
-    return out, kept
+    return values.read(values.output), kept
 
 
 def activate(
-    step: Step, number: int, z: Tensor, constants: Tensor | None, out: Tensor | None = None
-) -> Tensor:
-    """What destination ``number`` of the step gets, from the step's z.
-
-    Args:
-        out: where to write it; None: a tensor of its own, or a part of z if that is the same.
-    """
+    step: Step, number: int, z: Tensor, constants: Tensor | None, out: Tensor
+) -> None:
+    """Writes into ``out`` what destination ``number`` of the step gets, from the step's z."""
     relu = step.dst[number].activation is Activation.RELU
     z, constants = part(step, [number], z, constants)
-    if out is None:
-        if constants is None and not relu:
-            return z
-        out = torch.empty_like(z, memory_format=output_format(z))
     if constants is None and relu:
-        return torch.clamp_min(z, 0, out=out)
+        torch.clamp_min(z, 0, out=out)
+        return
     norm.apply(z, constants, out)
-    return out.clamp_min_(0) if relu else out
+    if relu:
+        out.clamp_min_(0)
 
 
 def part(

@@ -1,12 +1,13 @@
-"""The convolutions and pools of a training step, in torch's operators."""
+"""What the steps of a plan compute in training, in torch's operators."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..plan import Pool
-from ..spec import Kind, Window
+from .. import reference
+from ..plan import Pool, Step
+from ..spec import Window
 
 aten = torch.ops.aten
 
@@ -33,25 +34,23 @@ class Operators:
 
     def pool(self, x: Tensor, pool: Pool) -> Tensor:
         """The pooled x."""
-        w = pool.window
-        operator = aten.max_pool2d if pool.kind is Kind.MAXPOOL else aten.avg_pool2d
-        pooled: Tensor = operator(x, w.kernel, w.stride, w.padding)
-        return pooled
+        return reference.pooled(x, pool)[0]
 
     def grad_pool(self, grad: Tensor, x: Tensor, pool: Pool) -> Tensor:
         """The gradient of a pool's input x."""
-        w = pool.window
-        found: Tensor
-        if pool.kind is Kind.MAXPOOL:
-            _, indices = aten.max_pool2d_with_indices(x, w.kernel, w.stride, w.padding)
-            found = aten.max_pool2d_with_indices_backward(
-                grad, x, w.kernel, w.stride, w.padding, (1, 1), False, indices
-            )
-        else:
-            found = aten.avg_pool2d_backward(
-                grad, x, w.kernel, w.stride, w.padding, False, True, None
-            )
-        return found
+        return reference.grad_pooled(pool, grad, x, reference.pooled(x, pool)[1])
+
+    def unweighted(self, step: Step, x: Tensor) -> Tensor:
+        """The result of a step that is no convolution."""
+        if step.kind.is_pool:
+            return self.pool(x, Pool(step.kind, step.window))
+        return reference.unweighted(step, x)
+
+    def grad_unweighted(self, step: Step, grad: Tensor, x: Tensor) -> Tensor:
+        """The gradient of its input x."""
+        if step.kind.is_pool:
+            return self.grad_pool(grad, x, Pool(step.kind, step.window))
+        return reference.grad_unweighted(step, grad, x)
 
 
 def _geometry(window: Window) -> tuple[object, ...]:
