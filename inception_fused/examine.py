@@ -246,9 +246,7 @@ def fold_all(sources: tuple[Source, ...]) -> tuple[list[Tensor], list[Tensor]]:
     return [w for w, _ in folded], [b for _, b in folded]
 
 
-def gate(
-    module: nn.Module, matched: Match, shape: tuple[int, ...], as_set: bool = False
-) -> bool:
+def gate(module: nn.Module, matched: Match, shape: tuple[int, ...], as_set: bool = False) -> bool:
     """Runs the original and the plan on random numbers; False if that is not possible.
 
     Args:
@@ -278,7 +276,10 @@ def gate(
         return False
     for what, ours, theirs in (
         ("result", got, wanted),
-        *((f"buffer {name}", b, t) for (name, b), (_, t) in zip(buffers, wanted_buffers, strict=True)),
+        *(
+            (f"buffer {name}", b, t)
+            for (name, b), (_, t) in zip(buffers, wanted_buffers, strict=True)
+        ),
     ):
         scale = float(theirs.abs().max())
         difference = float((ours - theirs).abs().max())

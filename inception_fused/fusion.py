@@ -208,7 +208,9 @@ class Fusion:
             dtype = torch.get_autocast_dtype(x.device.type)
             x = x.to(dtype)
             tensors = [
-                p._replace(weight=p.weight.to(dtype), bias=None if p.bias is None else p.bias.to(dtype))
+                p._replace(
+                    weight=p.weight.to(dtype), bias=None if p.bias is None else p.bias.to(dtype)
+                )
                 for p in tensors
             ]
         return training.run(self.plan, x, tensors, norms, training.Operators())

@@ -71,6 +71,7 @@ _NORMS = {
     "_native_batch_norm_legit": True,
     "_native_batch_norm_legit_no_training": False,
     "_batch_norm_no_update": False,
+    "_batch_norm_with_update": False,
 }
 """Batch norm operators, and whether their sixth argument says that they use batch statistics."""
 
@@ -419,7 +420,7 @@ def _norm(value: Value) -> NormSource:
     if any(t is not None and t.place is None for t in tensors):
         raise Refused("a tensor of a batch norm is computed, not a parameter")
     gamma, beta, mean, var = (None if t is None else t.place for t in tensors)
-    batch = bool(value.args[5]) if _NORMS[value.op] else False
+    batch = bool(value.args[5]) if _NORMS[value.op] else value.op == "_batch_norm_with_update"
     if (mean is None or var is None) and not (batch and mean is var):
         raise Refused("a batch norm has no running statistics")
     if batch and mean is not None and not has_stock_forward(mean.owner):

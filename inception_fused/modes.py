@@ -89,7 +89,9 @@ def _compare(found: Match, evaluated: Match) -> None:
         if norm is not None and norm.batch and norm.mean is not None:
             owners.append(norm.mean.owner)
         if norm is not None and other.norm is not None:
-            ours, theirs = (replace(n, mean=None, var=None, batch=False) for n in (norm, other.norm))
+            ours, theirs = (
+                replace(n, mean=None, var=None, batch=False) for n in (norm, other.norm)
+            )
             source, other = replace(source, norm=ours), replace(other, norm=theirs)
         same = same and source == other
     if not same:

@@ -100,6 +100,10 @@ def places(modules: list[nn.Module]) -> dict[int, Place]:
     return found
 
 
+_UPDATING = ("_native_batch_norm_legit", "_batch_norm_with_update")
+"""Operators that may write to buffers: batch norms that update their running statistics."""
+
+
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operator that runs while it is active, composite ones decomposed."""
 
@@ -175,6 +179,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             value = self.value(tensor)
             if value.op == "input":
                 self.refused = f"{func} writes to the module's input"
+            elif func.overloadpacket.__name__ in _UPDATING:
+                continue
             elif value.op in ("parameter", "constant"):
                 name = value.place.name if value.place else "a tensor that is no parameter"
                 self.refused = f"{func} writes to {name}"

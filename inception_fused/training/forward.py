@@ -71,9 +71,7 @@ def forward(
     return values.read(values.output), kept
 
 
-def activate(
-    step: Step, number: int, z: Tensor, constants: Tensor | None, out: Tensor
-) -> None:
+def activate(step: Step, number: int, z: Tensor, constants: Tensor | None, out: Tensor) -> None:
     """Writes into ``out`` what destination ``number`` of the step gets, from the step's z."""
     relu = step.dst[number].activation is Activation.RELU
     z, constants = part(step, [number], z, constants)

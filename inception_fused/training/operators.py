@@ -23,13 +23,17 @@ class Operators:
     def grad_input(self, grad: Tensor, x: Tensor, weight: Tensor, window: Window) -> Tensor:
         """The gradient of a convolution's input; of x only size and memory format matter."""
         mask = [True, False, False]
-        found: Tensor = aten.convolution_backward(grad, x, weight, None, *_geometry(window), mask)[0]
+        found: Tensor = aten.convolution_backward(grad, x, weight, None, *_geometry(window), mask)[
+            0
+        ]
         return found
 
     def grad_weight(self, grad: Tensor, x: Tensor, weight: Tensor, window: Window) -> Tensor:
         """The gradient of a convolution's weight; of that only size and memory format matter."""
         mask = [False, True, False]
-        found: Tensor = aten.convolution_backward(grad, x, weight, None, *_geometry(window), mask)[1]
+        found: Tensor = aten.convolution_backward(grad, x, weight, None, *_geometry(window), mask)[
+            1
+        ]
         return found
 
     def pool(self, x: Tensor, pool: Pool) -> Tensor:
