@@ -416,16 +416,19 @@ def _convolution(value: Value, pad: tuple[int, int]) -> tuple[Stage, Source]:
 
 
 def _norm(value: Value) -> NormSource:
-    _, *tensors = value.args[:5]
+    args = list(value.args)
+    if value.op == "_native_batch_norm_legit" and len(args) == 6:  # its overload no_stats
+        args[3:3] = None, None
+    _, *tensors = args[:5]
     if any(t is not None and t.place is None for t in tensors):
         raise Refused("a tensor of a batch norm is computed, not a parameter")
     gamma, beta, mean, var = (None if t is None else t.place for t in tensors)
-    batch = bool(value.args[5]) if _NORMS[value.op] else value.op == "_batch_norm_with_update"
+    batch = bool(args[5]) if _NORMS[value.op] else value.op == "_batch_norm_with_update"
     if (mean is None or var is None) and not (batch and mean is var):
         raise Refused("a batch norm has no running statistics")
     if batch and mean is not None and not has_stock_forward(mean.owner):
         raise Refused(f"the batch norm {type(mean.owner).__name__} has a forward of its own")
-    eps = float(value.args[-1])
+    eps = float(args[-1])
     if not 0 <= eps < math.inf:
         raise Refused(f"the eps of a batch norm is {eps}")
     owner = next((p.owner for p in (mean, gamma, beta) if p is not None), None)

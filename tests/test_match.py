@@ -30,7 +30,9 @@ def test_fused_with_equal_numbers(name: str) -> None:
     assert isinstance(fuse(model), FusedInception)
     for x, want in zip(inputs, wanted, strict=True):
         got = _output(model, x)
-        assert {line.backend for line in explain(model).lines if not line.network} == {"cpu"}
+        batch = name == "norm without running statistics"
+        backends = {line.backend for line in explain(model).lines if not line.network}
+        assert backends == {"training" if batch else "cpu"}
         torch.testing.assert_close(got, want, rtol=0, atol=1e-5 * float(want.abs().max()))
     assert list(model.state_dict()) == list(state)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())

@@ -253,6 +253,9 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
     "eps 1e-3": lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, eps=1e-3))),
     "eps 32": lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, eps=32))),
     "norm without affine": lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, affine=False))),
+    "norm without running statistics": lambda: Block(
+        unit(norm=lambda c: nn.BatchNorm2d(c, track_running_stats=False))
+    ),
     "average pool": lambda: Block(pool=nn.AvgPool2d(3, 1, 1)),
     "average pool, count_include_pad=False": lambda: Block(
         pool=nn.AvgPool2d(3, 1, 1, count_include_pad=False)
@@ -356,10 +359,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "conv, ReLU, norm": (lambda: Block(unit(order="can")), "a batch norm after aten.relu"),
     "norm, ReLU, conv": (lambda: Block(unit(order="nac")), "before any convolution"),
     "GroupNorm": (lambda: Block(unit(norm=lambda c: nn.GroupNorm(1, c))), "native_group_norm"),
-    "norm without running statistics": (
-        lambda: Block(unit(norm=lambda c: nn.BatchNorm2d(c, track_running_stats=False))),
-        "statistics of the batch",
-    ),
     "grouped": (lambda: Block(unit(groups=2)), "groups"),
     "dilated": (
         lambda: Block(third=lambda: Conv(C, 8, 3, padding=2, dilation=2)),
