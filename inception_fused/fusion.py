@@ -124,8 +124,9 @@ class Fusion:
         if True in flags and self.network:
             return self._original("it is in training mode, in which its modules run one by one")
         if True in flags or self.match.batch:
-            if (reason := self._why_not(x, autocast)) is not None:
-                return self._original(reason)
+            reason = self._why_not(x, autocast) or training.why_not(self.plan, x)
+            if reason is not None:
+                return self._original(f"in training mode: {reason}")
             mode = self._modes.match(flags, x.shape)
             if isinstance(mode, str):
                 return self._original(mode)
@@ -198,9 +199,8 @@ class Fusion:
     def _train(self, mode: Match, x: Tensor, autocast: bool) -> Tensor | None:
         """The call in training mode. The packs are dropped, as what they are made of changes."""
         assert self.watch is not None
-        reason = training.why_not(self.plan, x, mode.batch) or self.watch.note()
-        if reason is not None:
-            return self._original(reason)
+        if (reason := self.watch.note()) is not None:
+            return self._original(f"in training mode: {reason}")
         self.drop()
         self.taken, self.reason = "training", ""
         tensors, norms = training.parameters_of(mode.sources), training.norms_of(mode.sources)

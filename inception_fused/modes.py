@@ -1,4 +1,4 @@
-"""What a module computes with its flags ``training`` as they are, and whether a plan holds for it."""
+"""What a module computes with its flags ``training`` as they are, and if a plan holds for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from .examine import gate
 from .match import Match, has_stock_forward, match
-from .trace import Refused, all_modules, trace
+from .trace import Refused, all_modules, names_in_code, trace
 
 _LARGE = (257, 229, 231)
 """Batch, height and width of a probe for forwards that do something else with large inputs."""
@@ -61,6 +61,8 @@ def match_as_set(module: nn.Module, evaluated: Match, shape: torch.Size) -> Matc
     modules = all_modules(module)
     if any(isinstance(m, nn.SyncBatchNorm) and m.training for m in modules):
         raise Refused("a SyncBatchNorm takes the statistics of all processes together")
+    if any("checkpoint" in names_in_code(type(m)) for m in modules):
+        raise Refused("its forward may run under checkpoint, which updates statistics twice")
     n, channels, *size = shape
     probes = (
         ((n, channels, *size), torch.contiguous_format),

@@ -55,12 +55,8 @@ def run(
         return forward(plan, x, parameters, norms, operators)[0]
 
 
-def why_not(plan: Plan, x: Tensor, batch: bool) -> str | None:
-    """Why :func:`run` cannot take such an x, of 4 dimensions; None if it can.
-
-    Args:
-        batch: whether a norm uses the statistics of the batch.
-    """
+def why_not(plan: Plan, x: Tensor) -> str | None:
+    """Why :func:`run` cannot take such an x, of 4 dimensions; None if it can."""
     if x.dtype not in DTYPES:
         return f"the input is {x.dtype}, not floating-point"
     try:
@@ -68,8 +64,8 @@ def why_not(plan: Plan, x: Tensor, batch: bool) -> str | None:
     except ValueError as error:
         return str(error)
     pixels = min(x.shape[0] * height * width for height, width in sizes if height)
-    if pixels < 1 + batch:
-        return f"the input has shape {tuple(x.shape)}: {pixels} values per channel"
+    if pixels < 2:
+        return f"the input has shape {tuple(x.shape)}: too few values per channel"
     return None
 
 

@@ -10,7 +10,7 @@ from ..reference import output_format
 
 
 def homes(plan: Plan) -> dict[Slice, Slice]:
-    """By what a destination writes, the slice with it that has a tensor: the output, or a source."""
+    """By what a destination writes, the slice around it that is read: a source, or the output."""
     output = Slice(OUT, 0, plan.out_channels)
     wholes = {output, *(step.src for step in plan.steps)}
     return {
