@@ -203,6 +203,7 @@ class Fusion:
             return self._original(f"in training mode: {reason}")
         self.drop()
         self.taken, self.reason = "training", ""
+        operators = training.operators_for(x, self.options.backend, self.options.winograd)
         tensors, norms = training.parameters_of(mode.sources), training.norms_of(mode.sources)
         if autocast:
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -213,7 +214,7 @@ class Fusion:
                 )
                 for p in tensors
             ]
-        return training.run(self.plan, x, tensors, norms, training.Operators())
+        return training.run(self.plan, x, tensors, norms, operators)
 
     def _run(self, route: Route, backend: Backend, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         self.taken, self.reason = backend.name, route.reason

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 import torch
@@ -221,8 +222,16 @@ def names_in_code(kind: type) -> frozenset[str]:
             for name, member in vars(base).items():
                 if callable(member) and name not in ("__init__", "extra_repr"):
                     code = getattr(inspect.unwrap(member), "__code__", None)
-                    found.update(code.co_names if code else ())
+                    found.update(_names(code) if code else ())
     return frozenset(found)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The names in the code and in that of functions and comprehensions inside."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
 
 
 @contextmanager

@@ -14,15 +14,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops import NOT_LOADED
 from ..plan import Plan
 from ..reference import DTYPES
 from .backward import Backward
+from .cpu import CpuOperators
 from .forward import Kept, Parameters, forward
 from .norm import BatchNorm
 from .operators import Operators
 from .places import norms_of, parameters_of
 
-__all__ = ["BatchNorm", "Operators", "Parameters", "norms_of", "parameters_of", "run", "why_not"]
+__all__ = [
+    "BatchNorm",
+    "Operators",
+    "Parameters",
+    "norms_of",
+    "operators_for",
+    "parameters_of",
+    "run",
+    "why_not",
+]
 
 _FIELDS = Parameters._fields
 
@@ -53,6 +64,12 @@ def run(
         return output
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         return forward(plan, x, parameters, norms, operators)[0]
+
+
+def operators_for(x: Tensor, backend: str, winograd: bool) -> Operators:
+    """The quickest operators for such an x; the arguments are those of ``FusedInception``."""
+    filters = winograd and backend in ("auto", "cpu") and NOT_LOADED is None
+    return CpuOperators() if filters and x.device.type == "cpu" else Operators()
 
 
 def why_not(plan: Plan, x: Tensor) -> str | None:

@@ -8,7 +8,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..plan import Plan, Pool, Slice, Step
+from ..plan import Plan, Slice, Step
 from ..reference import output_format
 from ..spec import Activation
 from . import norm
@@ -131,15 +131,20 @@ class Backward:
         indices = [step.dst[n].weight for n in numbers]
         if self._needs_any(indices, "bias"):
             self._give("bias", indices, grad.sum((0, 2, 3)))
-        source = self._value(step.src)
-        if self._needs_any(indices, "weight"):
-            self._grad_weights(step, indices, grad, source)
-        if step.src in self._wanted:
+        needs_weight, needs_source = self._needs_any(indices, "weight"), step.src in self._wanted
+        if not (needs_weight or needs_source):
+            return
+        source = operand = self._value(step.src)
+        if step.pre:
+            operand, where = self._operators.pool(source, step.pre)
+        if needs_weight:
+            self._grad_weights(step, indices, grad, operand)
+        if needs_source:
             weight = joined([self._weights[i] for i in indices])
-            like = source if step.pre is None else _empty_pooled(source, step.pre)
-            grad = self._operators.grad_input(grad, like, weight, step.window)
+            grad = self._operators.grad_input(grad, operand, weight, step.window)
             if step.pre:
-                grad = self._operators.grad_pool(grad, source, step.pre)
+                del operand
+                grad = self._operators.grad_pool(grad, source, step.pre, where)
             self._add(step, grad)
 
     def _alike(self, step: Step, numbers: list[int]) -> list[list[int]]:
@@ -188,8 +193,7 @@ class Backward:
                 target.copy_(grads[n])
         return masked
 
-    def _grad_weights(self, step: Step, indices: list[int], grad: Tensor, source: Tensor) -> None:
-        operand = self._operators.pool(source, step.pre) if step.pre else source
+    def _grad_weights(self, step: Step, indices: list[int], grad: Tensor, operand: Tensor) -> None:
         weights = [self._weights[i] for i in indices]
         if all((i, "weight") in self._needs for i in indices):
             found = self._operators.grad_weight(grad, operand, joined(weights), step.window)
@@ -208,11 +212,3 @@ class Backward:
             for i, grad in zip(indices, parts, strict=True):
                 if (i, name) in self._needs:
                     self.grads[i, name] = grad
-
-
-def _empty_pooled(x: Tensor, pool: Pool) -> Tensor:
-    """Of the size of the pooled x; x itself if that has it."""
-    if pool.window.keeps_size:
-        return x
-    size = pool.window.output_size((x.shape[2], x.shape[3]))
-    return x.new_empty((*x.shape[:2], *size)).contiguous(memory_format=output_format(x))

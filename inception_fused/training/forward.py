@@ -54,10 +54,10 @@ def forward(
             values.target(step.dst[0].slice).copy_(operators.unweighted(step, source))
             kept.append(Kept(None, None))
             continue
-        if step.pre:
-            source = operators.pool(source, step.pre)
         own = [parameters[d.weight] for d in step.dst]
-        z = operators.convolve(source, joined([p.weight for p in own]), _bias(own), step.window)
+        z = operators.convolve(
+            source, joined([p.weight for p in own]), _bias(own), step.window, step.pre
+        )
         constants = norm.constants(
             z,
             [d.slice.channels for d in step.dst],

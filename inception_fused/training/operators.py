@@ -15,8 +15,12 @@ aten = torch.ops.aten
 class Operators:
     """Torch's own, for any device and dtype."""
 
-    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Tensor:
-        """The convolution of x (N, C, H, W)."""
+    def convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, window: Window, pool: Pool | None
+    ) -> Tensor:
+        """The convolution of x (N, C, H, W), or of the pooled x."""
+        if pool:
+            x, _ = self.pool(x, pool)
         z: Tensor = aten.convolution(x, weight, bias, *_geometry(window))
         return z
 
@@ -36,24 +40,25 @@ class Operators:
         ]
         return found
 
-    def pool(self, x: Tensor, pool: Pool) -> Tensor:
-        """The pooled x."""
-        return reference.pooled(x, pool)[0]
+    def pool(self, x: Tensor, pool: Pool) -> tuple[Tensor, Tensor | None]:
+        """The pooled x and, of a max pool, the indices of the maxima."""
+        return reference.pooled(x, pool)
 
-    def grad_pool(self, grad: Tensor, x: Tensor, pool: Pool) -> Tensor:
+    def grad_pool(self, grad: Tensor, x: Tensor, pool: Pool, indices: Tensor | None) -> Tensor:
         """The gradient of a pool's input x."""
-        return reference.grad_pooled(pool, grad, x, reference.pooled(x, pool)[1])
+        return reference.grad_pooled(pool, grad, x, indices)
 
     def unweighted(self, step: Step, x: Tensor) -> Tensor:
         """The result of a step that is no convolution."""
         if step.kind.is_pool:
-            return self.pool(x, Pool(step.kind, step.window))
+            return self.pool(x, Pool(step.kind, step.window))[0]
         return reference.unweighted(step, x)
 
     def grad_unweighted(self, step: Step, grad: Tensor, x: Tensor) -> Tensor:
         """The gradient of its input x."""
         if step.kind.is_pool:
-            return self.grad_pool(grad, x, Pool(step.kind, step.window))
+            pool = Pool(step.kind, step.window)
+            return self.grad_pool(grad, x, pool, self.pool(x, pool)[1])
         return reference.grad_unweighted(step, grad, x)
 
 
