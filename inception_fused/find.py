@@ -122,6 +122,7 @@ def _visit(
     if isinstance(fusion, Outline) and fusion.network:
         return below
     if fusion is not None:
+        _drop_inside(found, start, fusion.regions)
         for region in fusion.regions:
             match_ = region.__dict__[FUSION].match
             found.append(Found(_join(name, region.place), region, match_, outline=fusion))
@@ -141,9 +142,15 @@ def _visit(
                 listed = [replace(verdict, reason=f"{verdict.reason}, and {error}")]
     if below and not any(verdict.match for verdict in listed):
         return True
-    inside = {id(m) for verdict in listed for m in all_modules(verdict.module)}
-    found[start:] = [f for f in found[start:] if id(f.owner) not in inside] + listed
+    _drop_inside(found, start, [verdict.module for verdict in listed])
+    found += listed
     return below or bool(listed)
+
+
+def _drop_inside(found: list[Found], start: int, modules: Iterable[nn.Module]) -> None:
+    """Drops the verdicts from ``start`` on that are on modules inside these."""
+    inside = {id(m) for module in modules for m in all_modules(module)}
+    found[start:] = [f for f in found[start:] if id(f.owner) not in inside]
 
 
 def _join(name: str, child: str) -> str:
@@ -161,7 +168,7 @@ def _parts(module: nn.Module, name: str, shape: Any) -> list[Found]:
     channels = channel_guesses(module)
     guesses = [(2, c, size, size) for size in sorted(NETWORK_SIZES) for c in channels]
     chosen: list[tuple[Site, Found]] = []
-    refused: list[Found] = []
+    refused: dict[Any, Found] = {}  # by the concatenation
     taken: set[Any] = set()
     for site in sites(module, [shape] if shape else guesses):
         if taken & site.nodes or convolution_count(site.region) < 2:
@@ -171,9 +178,9 @@ def _parts(module: nn.Module, name: str, shape: Any) -> list[Found]:
             chosen.append((site, verdict))
             taken |= site.nodes
         elif verdict is not None:
-            refused.append(verdict)
+            refused[site.cat] = verdict
     if not chosen:
-        return refused[::-1]
+        return [*refused.values()][::-1]
     chosen.reverse()
     made = outline(module, [site for site, _ in chosen])
     _check_outline(module, made)

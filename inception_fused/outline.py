@@ -49,7 +49,8 @@ class Region(nn.Module):
 class Site:
     """Where a part was found: ``region`` computes the node ``output`` from the node ``source``.
 
-    ``channels`` are those of the source, ``shape`` is that of the owner's input.
+    ``cat`` is the concatenation, ``channels`` are those of the source, ``shape`` is that of the
+    owner's input.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Site:
         owner: nn.Module,
         source: fx.Node,
         nodes: set[fx.Node],
+        cat: fx.Node,
         output: fx.Node,
         channels: int,
         shape: tuple[int, int, int, int],
@@ -64,6 +66,7 @@ class Site:
         self.channels = channels
         self.source = source
         self.nodes = nodes
+        self.cat = cat
         self.output = output
         self.shape = shape
         self.region = _region(self, owner)
@@ -160,7 +163,8 @@ class Outline:
 def sites(owner: nn.Module, shapes: Sequence[tuple[int, int, int, int]]) -> list[Site]:
     """The parts of the module's own code that end in a concatenation, the last one first.
 
-    One may lie inside another.
+    One may lie inside another: that of a concatenation alone in that with the ReLU behind it, which
+    comes first.
 
     Args:
         shapes: (N, C, H, W) of inputs to try, one after the other.
@@ -177,14 +181,14 @@ def sites(owner: nn.Module, shapes: Sequence[tuple[int, int, int, int]]) -> list
             continue
         if any(run.values.get(n) is value for n in node.all_input_nodes):
             continue  # only hands it on
-        output = _with_relu(node, run)
-        part = _part(node, output, graph)
-        if part is None or run.overwritten(part[0]):
-            continue
-        source, nodes = part
-        size = run.values[source].shape
-        if len(nodes) > 1 and len(size) == 4:
-            found.append(Site(owner, source, nodes, output, size[1], run.shape))
+        for output in dict.fromkeys((_with_relu(node, run), node)):
+            part = _part(node, output, graph)
+            if part is None or run.overwritten(part[0]):
+                continue
+            source, nodes = part
+            size = run.values[source].shape
+            if len(nodes) > 1 and len(size) == 4:
+                found.append(Site(owner, source, nodes, node, output, size[1], run.shape))
     return found
 
 
