@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +17,8 @@ LEAST_FUSED = 0.6
 """Share of the modules that has to be fused, so that the numbers of fused ones are what is seen."""
 
 
-def test_fused_right_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """``--hypothesis-profile=full -s`` prints how many were fused, and why others were not."""
+def test_fused_right_or_refused() -> None:
+    """``make test-random`` prints how many were fused, and why the others were not."""
     results: Counter[str] = Counter()
 
     @settings(deadline=None)
@@ -53,7 +52,7 @@ def _result(made: Made, x: Tensor) -> str:
         warnings.simplefilter("ignore")
         fuse(model)
     _close(_run(model, x), wanted)
-    lines = explain(model).lines
+    lines = [line for line in explain(model).lines if not line.network]
     assert all(line.backend == "cpu" if line.fused else line.reason for line in lines)
     fused = any(line.fused for line in lines)
     if not made.flaw:
