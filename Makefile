@@ -16,15 +16,13 @@ test: .venv/installed
 test-full: .venv/installed
 	.venv/bin/python -m pytest -m "full or not full"
 
-<<<<<<< HEAD
 # On a machine with a GPU; elsewhere the emulated tests.
 gpu-check: .venv/installed
 	.venv/bin/inception-fused gpu-check
-=======
+
 # fuse on 2,000 random modules; prints how many were fused, and why the others were not.
 test-random: .venv/installed
 	.venv/bin/python -m pytest -s tests/test_random_modules.py --hypothesis-profile=full
->>>>>>> c4f153c (Run fuse on 2,000 random modules by make test-random)
 
 lint: .venv/linters
 	.venv/bin/ruff check .

@@ -100,7 +100,9 @@ def figures_of_bfloat16(name: str, problem: dict[str, Any]) -> dict[str, dict[st
     pack = CPU.pack(plan, weights, biases)
     found: dict[str, dict[str, Any]] = {}
     for fmt, memory_format in FORMATS.items():
-        y, y_nan = (CPU.run(plan, t.clone(memory_format=memory_format), pack) for t in (x, with_nan))
+        y, y_nan = (
+            CPU.run(plan, t.clone(memory_format=memory_format), pack) for t in (x, with_nan)
+        )
         found[case(name, RANDOM_BATCH, f"{fmt} bfloat16")] = {
             "ours": float((y - exact).abs().max() / exact.abs().max()),
             "stock": float((stock - exact).abs().max() / exact.abs().max()),

@@ -188,7 +188,12 @@ def pools(draw: st.DrawFn, geometry: str) -> nn.Module:
 
 @st.composite
 def chains(
-    draw: st.DrawFn, channels: int, geometry: str, must: str = "", relu: bool = False, depth: int = 0
+    draw: st.DrawFn,
+    channels: int,
+    geometry: str,
+    must: str = "",
+    relu: bool = False,
+    depth: int = 0,
 ) -> tuple[nn.Sequential, int]:
     """Layers of the geometry "same", "halve" or "valid", and the channels that they give.
 
@@ -278,9 +283,7 @@ def modules(draw: st.DrawFn) -> Made:
     return Made(zoo._random(model), channels, flaw)
 
 
-def _insert(
-    draw: st.DrawFn, block: Block, channels: int, make: Callable[[int], nn.Module]
-) -> None:
+def _insert(draw: st.DrawFn, block: Block, channels: int, make: Callable[[int], nn.Module]) -> None:
     """Puts a layer into one of the block's branches."""
     chain = block.branches[draw(st.integers(0, len(block.branches) - 1))]
     place = draw(st.integers(0, len(chain)))

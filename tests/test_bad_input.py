@@ -71,7 +71,10 @@ def expected(x: Tensor) -> Tensor:
         (lambda: OP.pack([X, *WEIGHTS[1:]], BIASES, CODE), r"weights\[0\] must be of shape \(3, 6"),
         (lambda: OP.pack([WEIGHTS[0][0], *WEIGHTS[1:]], BIASES, CODE), r"weights\[0\] must be"),
         (lambda: OP.pack(WEIGHTS, [*BIASES[:-1], X], CODE), r"biases\[6\] must be of shape \(4\)"),
-        (lambda: OP.pack([w.double() for w in WEIGHTS], BIASES, CODE), "weights must be Float or BFloat16"),
+        (
+            lambda: OP.pack([w.double() for w in WEIGHTS], BIASES, CODE),
+            "weights must be Float or BFloat16",
+        ),
         (lambda: OP.pack(WEIGHTS, [b.half() for b in BIASES], CODE), "biases must be Float"),
         (
             lambda: OP.pack([w.bfloat16() for w in WEIGHTS], BIASES, CODE),

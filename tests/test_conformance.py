@@ -35,9 +35,10 @@ def test_every_function_of_simt_is_checked():
     device, _, _ = (ROOT / "csrc" / "cuda" / "simt.h").read_text().partition("#else")
     named = set(re.findall(r"SIMT_DEVICE [\w<>*]+ (\w+)\(", device))
     named -= {"shared_address"}  # of simt.h itself
-    used = "".join(file.read_text() for file in SIMT.glob("conform*")) + (
-        SIMT / "rounding.h"
-    ).read_text()
+    used = (
+        "".join(file.read_text() for file in SIMT.glob("conform*"))
+        + (SIMT / "rounding.h").read_text()
+    )
     called = set(re.findall(r"(?:simt::|\bcarve\.)(\w+)", used)) | {"take"}
     assert "multiply_add" in named
     assert named - called == set()

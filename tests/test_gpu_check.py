@@ -18,7 +18,6 @@ from inception_fused.bench.gpu import (
     device,
     goals,
     nvcc,
-    record,
     sanitize,
     suites,
     summary,
@@ -30,12 +29,12 @@ from inception_fused.bench.gpu.record import FAILED, OK, PENDING, SKIPPED, Recor
 
 from inception_fused.backends import TABLE
 from inception_fused.models import Inception
-from inception_fused.spec import GOOGLENET
 
 CPU = next(b for b in TABLE if b.name == "cpu")
+
+
 def quiet(text):
     """Says nothing."""
-
 
 
 def empty() -> Record:
@@ -486,5 +485,3 @@ class TestCommand:
         (file,) = tmp_path.glob("*.json")
         (row,) = Record.load(file).failures()
         assert row.detail == "round_tf32: 2 of 9 wrong, [3] is 1 not 2"
-
-

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inception_fused.models import GoogLeNet
 from inception_fused.lower import lower
+from inception_fused.models import GoogLeNet
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
 from .. import cases
