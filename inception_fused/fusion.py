@@ -112,7 +112,8 @@ class Fusion:
         if type(x) is not Tensor and type(x) is not nn.Parameter:
             return self._original(f"the input is a {type(x).__name__}")
         autocast = torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64
-        key = (x.dtype, x.device, x.shape, x.stride(), autocast)
+        computed = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+        key = (x.dtype, x.device, x.shape, x.stride(), computed)
         route = self._routes.get(key)
         if route is not None and route.backend is None:  # whatever the weights are now
             return self._refused(route)

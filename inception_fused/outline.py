@@ -49,7 +49,7 @@ class Region(nn.Module):
 class Site:
     """Where a part was found: ``region`` computes the node ``output`` from the node ``source``.
 
-    ``cat`` is the concatenation, ``channels`` are those of the source, ``shape`` is that of the
+    ``cat`` is the concatenation, or the output of a network, ``channels`` are those of the source, ``shape`` is that of the
     owner's input.
     """
 
@@ -217,7 +217,7 @@ def network_site(
         for output in reversed(known):
             nodes = _between(source, output)
             if nodes and run.is_network(source, output):
-                site = Site(owner, source, nodes, output, value.shape[1], run.shape)
+                site = Site(owner, source, nodes, output, output, value.shape[1], run.shape)
                 site.region.place = f"{source.name} to {output.name}"
                 return site, value.shape
     return None
