@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "cpu/pack.h"
+#include "cpu/pages.h"
 #include "cpu/run.h"
 
 namespace inception_fused {
@@ -146,7 +147,9 @@ Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::ve
   const std::array<int64_t, 1> size{layout.size * static_cast<int64_t>(sizeof(float)) /
                                     cpu::bytes_of(precision)};
   const Tensor packed = torch::stable::empty(size, dtype);
-  cpu::pack(plan, layout, weight_data, bias_data, static_cast<float*>(packed.mutable_data_ptr()));
+  auto* data = static_cast<float*>(packed.mutable_data_ptr());
+  cpu::advise_huge_pages(data, static_cast<size_t>(layout.size) * sizeof(float));
+  cpu::pack(plan, layout, weight_data, bias_data, data);
   return packed;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "execute.h"
+#include "pages.h"
 
 namespace inception_fused::cpu {
 
@@ -25,6 +26,7 @@ void* scratch_of_this_thread(int64_t bytes) {
   if (bytes > size) {
     size = 0;
     memory.reset(::operator new(static_cast<size_t>(bytes), std::align_val_t{kAlignment}));
+    advise_huge_pages(memory.get(), static_cast<size_t>(bytes));
     size = bytes;
   }
   return memory.get();
