@@ -60,7 +60,8 @@ MODULES: dict[str, tuple[Spec, list[tuple[int, int, int]]]] = {
         ),
         [(1, 1, 1), (2, 6, 5)],
     ),
-    # A small network: every kind, buffers that share memory, a first layer of three channels.
+    # A small network: every kind, buffers that share memory, a first layer of three channels; of
+    # nine images four at a time, then eight, then the last.
     "network": (
         Spec(
             3,
@@ -80,7 +81,7 @@ MODULES: dict[str, tuple[Spec, list[tuple[int, int, int]]]] = {
                 ),
             ),
         ),
-        [(1, 5, 6), (3, 33, 18), (1, 16, 40)],
+        [(1, 5, 6), (3, 33, 18), (1, 16, 40), (9, 30, 30)],
     ),
     "wide border": (Spec(3, ((Stage.conv(5, 1, padding=2), Stage.pool()),)), [(2, 3, 3)]),
     # One to five groups of columns, and every number of rows that a tile can have.
