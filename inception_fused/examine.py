@@ -227,6 +227,8 @@ def parameters_of(source: Source) -> tuple[Tensor, Tensor | None, weights.Norm |
     bias = source.bias.tensor() if source.bias else None
     if (n := source.norm) is None:
         return weight, bias, None
+    assert n.mean is not None
+    assert n.var is not None
     mean, var = n.mean.tensor(), n.var.tensor()
     assert mean is not None
     assert var is not None
@@ -300,13 +302,13 @@ def _run(matched: Match, x: Tensor) -> Tensor:
 def _own_buffers(modules: list[nn.Module]) -> Iterator[list[tuple[str, Tensor]]]:
     """Copies in the place of all buffers of the modules, which are put back; gives the copies."""
     kept = [(m._buffers, m._buffers.copy()) for m in modules]
-    copies = []
+    copies: list[tuple[str, Tensor]] = []
     for buffers, before in kept:
         for name, tensor in before.items():
             if tensor is not None:
-                buffers[name] = tensor.clone()
-                if tensor.numel():
-                    copies.append((name, buffers[name]))
+                buffers[name] = own = tensor.clone()
+                if own.numel():
+                    copies.append((name, own))
     try:
         yield copies
     finally:

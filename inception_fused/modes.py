@@ -63,11 +63,11 @@ def match_as_set(module: nn.Module, evaluated: Match, shape: torch.Size) -> Matc
         raise Refused("a SyncBatchNorm takes the statistics of all processes together")
     if any("checkpoint" in names_in_code(type(m)) for m in modules):
         raise Refused("its forward may run under checkpoint, which updates statistics twice")
-    n, channels, *size = shape
+    n, channels, height, width = shape
     probes = (
-        ((n, channels, *size), torch.contiguous_format),
-        ((n, channels, *size), torch.channels_last),
-        ((_LARGE[0], channels, *_LARGE[1:]), torch.contiguous_format),
+        ((n, channels, height, width), torch.contiguous_format),
+        ((n, channels, height, width), torch.channels_last),
+        ((_LARGE[0], channels, _LARGE[1], _LARGE[2]), torch.contiguous_format),
     )
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     weight = evaluated.sources[0].weight.tensor()
@@ -78,7 +78,8 @@ def match_as_set(module: nn.Module, evaluated: Match, shape: torch.Size) -> Matc
         if any(other != first for other in others):
             raise Refused("its forward depends on the size or the memory format of its input")
         _compare(first, evaluated)
-        gate(module, first, (1 + _PIXELS // (size[0] * size[1]), channels, *size), as_set=True)
+        images = 1 + _PIXELS // (height * width)
+        gate(module, first, (images, channels, height, width), as_set=True)
     return first
 
 

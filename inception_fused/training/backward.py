@@ -165,7 +165,7 @@ class Backward:
         if kept.z is None:
             return joined([grads[n] for n in run], 1)
         grad = self._before_activation(step, kept, run, grads)
-        z, constants = part(step, run, *kept)
+        z, constants = part(step, run, kept.z, kept.constants)
         if constants is None or batch is None:
             return grad
         needs_z = step.src in self._wanted or self._needs_any(indices, "weight", "bias")
@@ -180,12 +180,12 @@ class Backward:
     ) -> Tensor:
         """The gradients of a run in one tensor, behind the masks of the activations."""
         assert kept.z is not None
-        z, _ = part(step, run, *kept)
+        z, _ = part(step, run, kept.z, kept.constants)
         masked = torch.empty_like(z, memory_format=output_format(kept.z))
         sizes = [step.dst[n].slice.channels for n in run]
-        for n, target in zip(run, masked.split(sizes, 1), strict=True):
+        for n, target in zip(run, masked.split_with_sizes(sizes, 1), strict=True):
             if step.dst[n].activation is Activation.RELU:
-                own, constants = part(step, [n], *kept)
+                own, constants = part(step, [n], kept.z, kept.constants)
                 if constants is not None:
                     own = norm.apply(own, constants, target)
                 aten.threshold_backward.grad_input(grads[n], own, 0, grad_input=target)
@@ -199,7 +199,7 @@ class Backward:
             found = self._operators.grad_weight(grad, operand, joined(weights), step.window)
             self._give("weight", indices, found)
             return
-        parts = grad.split([len(w) for w in weights], 1)
+        parts = grad.split_with_sizes([len(w) for w in weights], 1)
         for i, weight, own in zip(indices, weights, parts, strict=True):
             if (i, "weight") in self._needs:
                 found = self._operators.grad_weight(own, operand, weight, step.window)
@@ -208,7 +208,7 @@ class Backward:
     def _give(self, name: str, indices: list[int], found: Tensor | None) -> None:
         """Notes the gradients of the parameters of this name, joined in ``found``, if needed."""
         if found is not None:
-            parts = found.split([len(self._weights[i]) for i in indices])
+            parts = found.split_with_sizes([len(self._weights[i]) for i in indices])
             for i, grad in zip(indices, parts, strict=True):
                 if (i, name) in self._needs:
                     self.grads[i, name] = grad

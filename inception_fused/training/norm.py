@@ -7,7 +7,7 @@ constants, (4, channels of z) in float32, or in float64 if z is. Row by row they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,46 +71,62 @@ def constants(
     if not any(norms):
         return None
     dtype = torch.float64 if z.dtype is torch.float64 else torch.float32
-    found = torch.zeros(4, z.shape[1], dtype=dtype, device=z.device)
-    found[INVERSE] = found[GAMMA] = 1
-    rows = found.split(list(channels), 1)
-    statistics = _statistics(z, channels, norms)
-    pixels = z.shape[0] * z.shape[2] * z.shape[3]
-    for row, norm, found_now, gamma, beta in zip(
-        rows, norms, statistics, gammas, betas, strict=True
-    ):
-        if norm is None:
-            continue
-        if found_now is not None:
-            norm.update(*found_now, pixels)
-        mean, var = found_now or (norm.mean, norm.var)
-        row[MEAN], row[INVERSE] = mean, var
-        row[INVERSE].add_(norm.eps).rsqrt_()
-        if gamma is not None:
-            row[GAMMA] = gamma
-        row[SHIFT] = -row[MEAN] * row[INVERSE] * row[GAMMA]
-        if beta is not None:
-            row[SHIFT] += beta
-    return found
-
-
-def _statistics(
-    z: Tensor, channels: Sequence[int], norms: Sequence[BatchNorm | None]
-) -> list[tuple[Tensor, Tensor] | None]:
-    """Of each convolution, mean and biased variance of its channels if its norm needs them."""
-
-    def compute(z: Tensor) -> tuple[Tensor, Tensor]:
-        if z.dtype in (torch.float16, torch.bfloat16):
-            z = z.float()
-        mean, var = aten.batch_norm_update_stats(z, None, None, 0.0)
-        return mean, var
-
     sizes = list(channels)
     batch = [norm is not None and norm.batch for norm in norms]
     if all(batch):
-        mean, var = compute(z)
-        return [*zip(mean.split(sizes), var.split(sizes), strict=True)]
-    return [compute(p) if b else None for p, b in zip(z.split(sizes, 1), batch, strict=True)]
+        mean, var = _statistics(z)
+        means, variances = mean.split_with_sizes(sizes), var.split_with_sizes(sizes)
+        statistics = list(zip(means, variances, strict=True))
+    else:
+        pieces = zip(z.split_with_sizes(sizes, 1), norms, strict=True)
+        statistics = [_of_one(piece, norm) for piece, norm in pieces]
+        mean, var = (torch.cat([p[i].to(dtype) for p in statistics]) for i in range(2))
+    pixels = z.shape[0] * z.shape[2] * z.shape[3]
+    for norm, found in zip(norms, statistics, strict=True):
+        if norm is not None and norm.batch:
+            norm.update(*found, pixels)
+    inverse = (var + _eps(sizes, norms, var)).rsqrt()
+    gamma = _joined(gammas, sizes, mean.new_ones)
+    shift = -mean * inverse * gamma
+    if any(beta is not None for beta in betas):
+        shift += _joined(betas, sizes, mean.new_zeros)
+    return torch.stack([mean, inverse, gamma, shift])
+
+
+def _statistics(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel."""
+    if z.dtype in (torch.float16, torch.bfloat16):
+        z = z.float()
+    mean, var = aten.batch_norm_update_stats(z, None, None, 0.0)
+    return mean, var
+
+
+def _of_one(z: Tensor, norm: BatchNorm | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance that one norm uses; 0 and 1 if there is none."""
+    if norm is None:
+        return z.new_zeros(z.shape[1]), z.new_ones(z.shape[1])
+    if norm.batch:
+        return _statistics(z)
+    assert norm.mean is not None
+    assert norm.var is not None
+    return norm.mean, norm.var
+
+
+def _eps(sizes: Sequence[int], norms: Sequence[BatchNorm | None], like: Tensor) -> float | Tensor:
+    values = [norm.eps if norm else 0.0 for norm in norms]
+    if len(set(values)) == 1:
+        return values[0]
+    return torch.cat([like.new_full((n,), v) for n, v in zip(sizes, values, strict=True)])
+
+
+def _joined(
+    tensors: Sequence[Tensor | None], sizes: Sequence[int], fill: Callable[[int], Tensor]
+) -> Tensor:
+    """The tensors in one, in the dtype of ``fill``, which makes what is in the place of None."""
+    dtype = fill(0).dtype
+    return torch.cat(
+        [fill(n) if t is None else t.to(dtype) for t, n in zip(tensors, sizes, strict=True)]
+    )
 
 
 def apply(z: Tensor, constants: Tensor | None, out: Tensor) -> Tensor:

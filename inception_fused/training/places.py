@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..match import NormSource, Source
 from ..trace import Place
@@ -40,4 +41,5 @@ def _norm(source: NormSource) -> BatchNorm:
     if not source.batch or source.mean is None:
         return BatchNorm(eps, source.batch, mean, var)
     owner = source.mean.owner
+    assert isinstance(owner, _BatchNorm)
     return BatchNorm(eps, True, mean, var, owner.momentum, owner.num_batches_tracked)
