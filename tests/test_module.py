@@ -392,9 +392,11 @@ from torch.distributed.device_mesh import init_device_mesh
 stock = zoo.make("conv with bias, norm, ReLU")
 x = torch.randn(2, zoo.C, 8, 8)
 def close(a, b): torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * float(b.abs().max()))
-for wrap in ("ddp", "fsdp1", "fsdp2"):
+for wrap in ("ddp", "ddp in training", "fsdp1", "fsdp2"):
     plain, fused = copy.deepcopy(stock), fuse(copy.deepcopy(stock))
-    if wrap == "ddp":
+    if wrap.startswith("ddp"):
+        for m in (plain, fused):
+            m.train(wrap == "ddp in training")
         models = [torch.nn.parallel.DistributedDataParallel(m) for m in (plain, fused)]
     elif wrap == "fsdp1":
         options = {"device_id": torch.device("cpu"), "use_orig_params": True}
@@ -408,7 +410,10 @@ for wrap in ("ddp", "fsdp1", "fsdp2"):
             m(x).square().mean().backward()
             optimiser.step()
     close(models[1](x), models[0](x))
-    assert explain(fused).lines[0].backend == "cpu", explain(fused)
+    wanted = "training" if fused.training else "cpu"
+    assert explain(fused).lines[0].backend == wanted, explain(fused)
+    for a, b in zip(fused.buffers(), plain.buffers()):
+        close(a.float(), b.float())
 dist.destroy_process_group()
 """
 
