@@ -485,3 +485,11 @@ def test_a_whole_network() -> None:
     assert sorted(_taken(fused)) == ["original", "training"]  # the network, and its modules
     for (name, ours), theirs in zip(fused.named_buffers(), stock.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_bench_counts_what_is_kept() -> None:
+    from bench.training import measure
+
+    result = measure("5b", batch=2, rounds=1)
+    assert 0 < result.kept[1] < 0.5 * result.kept[0]
+    assert min(result.ms) > 0
