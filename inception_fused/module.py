@@ -86,13 +86,13 @@ class Fused(nn.Module):
 
 
 class FusedInception(Fused):
-    """An Inception module that runs fused in eval mode.
+    """An Inception module that runs fused, in eval and in training mode.
 
     ``FusedInception(spec)`` builds a new, trainable one with the parameters of
     ``models.Inception.from_spec(spec)``; :func:`inception_fused.fuse` makes those of a model so.
-    Input (N, C, H, W); output (N, C', H', W') as the original gives. In training mode batch norms use
-    the statistics of the batch, as they do in the original (``inception_fused.training``). Wherever
-    no back end can run the plan, the original forward runs; ``inception_fused.explain`` says why.
+    Input (N, C, H, W); output (N, C', H', W') as the original gives. In training mode batch norms
+    use the statistics of the batch, as in the original. Wherever the plan cannot run, the original
+    forward does; ``inception_fused.explain`` says why.
 
     Saved or pickled it is the plain original; ``copy.deepcopy`` stays fused.
 
