@@ -9,7 +9,9 @@ Layers, each importing only those before it::
     weights    batch norms folded into convolutions
     cuda       what the CUDA kernels take
     ops        the operator: native libraries, shape functions, autograd
+    training   the plan with the statistics of the batch, and its gradient
     backends   one record per back end, and the choice
+    modes      whether a plan holds with a module's training flags as they are
     module     FusedInception, FusedNetwork
     fuse       fuse, unfuse, explain, on any model
     cli        the command line
