@@ -54,7 +54,9 @@ def _modules(axes: Axes, group: list[CaseResult]) -> None:
     for title in dict.fromkeys(m.title for c in group for m in _rows(c)):
         found = [(x, m) for x, c in enumerate(group) for m in _rows(c) if m.title == title]
         shade = colour(found[0][1])
-        axes.plot([x for x, _ in found], [m.error for _, m in found], "o", color=shade, label=title)
+        axes.plot(
+            [x for x, _ in found], [m.error or 0.0 for _, m in found], "o", color=shade, label=title
+        )
     axes.set_yscale("log")
     axes.set_xticks(range(len(group)), [c.model for c in group])
     axes.set(

@@ -45,7 +45,7 @@ def onnx_bytes(model: nn.Module, x: Tensor) -> bytes:
     with quiet():
         program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
     assert program is not None
-    return program.model_proto.SerializeToString()
+    return bytes(program.model_proto.SerializeToString())
 
 
 def onnxruntime(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:

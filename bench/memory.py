@@ -106,4 +106,5 @@ def _taken(device: str) -> int:
 
 
 if __name__ == "__main__":
-    _main(*sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5]), *sys.argv[6:])
+    _model, _peer, _format, _batch, _threads, _device, _dtype = sys.argv[1:]
+    _main(_model, _peer, _format, int(_batch), int(_threads), _device, _dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from matplotlib.axes import Axes
 
@@ -16,9 +17,7 @@ from .tables import figure
 def latency(results: Results) -> Chart | None:
     """A panel per model and batch: bars of the median, whiskers from p10 to p90."""
     cases = _networks(results)
-    panels = [
-        Panel(lambda axes, c=case: _bars(axes, c), 1.1 + 0.34 * len(timed(case))) for case in cases
-    ]
+    panels = [Panel(partial(_bars, case=case), 1.1 + 0.34 * len(timed(case))) for case in cases]
     note = "Median latency in ms of a batch, whiskers from p10 to p90; times faster than stock."
     return Chart("latency", "Latency", note, panels) if panels else None
 
@@ -29,8 +28,8 @@ def against_batch(results: Results) -> Chart | None:
     for name in dict.fromkeys(c.model for c in _networks(results)):
         group = [c for c in _networks(results) if c.model == name]
         if len(group) > 1:
-            panels.append(Panel(lambda axes, g=group: _lines(axes, g, "latency (ms)", _median)))
-            panels.append(Panel(lambda axes, g=group: _lines(axes, g, "images/s", _rate)))
+            for unit, value in (("latency (ms)", _median), ("images/s", _rate)):
+                panels.append(Panel(partial(_lines, group=group, unit=unit, value=value)))
     note = "The same contestants at every batch size: ms a batch, and images a second."
     title = "Latency and throughput against batch size"
     return Chart("batch", title, note, panels) if panels else None

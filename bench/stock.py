@@ -48,7 +48,8 @@ def compiled(model: nn.Module, x: Tensor, threads: int, mode: str = "default") -
     """torch.compile in one of its modes, with constant weights ("freezing"), its best here."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime"
     options = {**torch._inductor.list_mode_options(mode), "freezing": True}
-    return eager(torch.compile(model, dynamic=False, options=options), x, threads)
+    optimised = torch.compile(model, dynamic=False, options=options)
+    return lambda: optimised(x)
 
 
 def graph(model: nn.Module, x: Tensor, threads: int) -> Run:
