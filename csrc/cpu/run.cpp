@@ -141,8 +141,10 @@ Prepared::Prepared(Plan plan, PackLayout layout, const Strided& x, const Strided
     alone_ = std::make_unique<const Program>(plan_, layout_, kernels, x, out, group_, 1);
   }
   if (rest) {
-    // Two dozen tasks per thread and wave, so that a late thread costs little.
-    const int parts = threads == 1 ? 1 : 24 * threads;
+    // Two dozen tasks per thread and wave, so that a late thread costs little; of BFloat16 half as
+    // many, which take as long.
+    const int tasks = layout_.precision == Precision::kFloat32 ? 24 : 12;
+    const int parts = threads == 1 ? 1 : tasks * threads;
     together_ = std::make_unique<const Program>(plan_, layout_, kernels, x, out, rest, parts);
   }
 }
