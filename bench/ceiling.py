@@ -16,7 +16,7 @@ SIZE, DEVICE_SIZE = 1536, 8192
 STREAM_MIB = 256
 """Size of the copied tensor; several times the last-level cache of most machines."""
 
-_FMA = "FMA peak, float32"
+_FMA = "FMA peak, "
 _SPINS = 300_000  # about 25 ms
 
 
@@ -32,14 +32,14 @@ class Ceiling:
 def measure(device: str = "cpu", dtype: str = "float32", seconds: float = 1.0) -> Ceiling:
     """The best of several runs, with torch's number of threads.
 
-    The compute ceiling of a CPU in float32 is multiply-adds in registers on every thread, the
-    widest that the CPU kernels of this process use; otherwise, and without the native library, it
-    is a large torch.mm. Operations are counted as of direct convolution, so Winograd's filtering
+    The compute ceiling of a CPU is multiply-adds in registers on every thread, the widest that the
+    CPU kernels of this process use, in float32 and, where there are instructions for it, in
+    bfloat16; otherwise, and without the native library, it is a large torch.mm. Operations are counted as of direct convolution, so Winograd's filtering
     may pass it. The memory ceiling is a copy, read plus written.
     """
-    if device == "cpu" and dtype == "float32" and ops.NOT_LOADED is None:
-        name = _FMA
-        gflops = _best(_spin, seconds)
+    if device == "cpu" and ops.NOT_LOADED is None and _spins(dtype):
+        name = _FMA + dtype
+        gflops = _best(lambda: _spin(dtype), seconds)
     else:
         size = SIZE if device == "cpu" else DEVICE_SIZE
         name = f"best of torch.mm, {dtype}, {size}x{size}"
@@ -70,13 +70,20 @@ def clock(ceiling: Ceiling) -> float | None:
 
     Well below 1 where the clock has fallen or something else runs. None without the native library.
     """
-    if ops.NOT_LOADED is not None or ceiling.name != _FMA:
+    if ops.NOT_LOADED is not None or not ceiling.name.startswith(_FMA):
         return None
-    return _best(_spin, 0.08) / ceiling.gflops
+    return _best(lambda: _spin(ceiling.name.removeprefix(_FMA)), 0.08) / ceiling.gflops
 
 
-def _spin() -> int:
-    return int(torch.ops.inception_fused.cpu_spin(_SPINS))
+def _spins(dtype: str) -> bool:
+    """Whether :func:`_spin` is the peak of the dtype."""
+    if dtype == "bfloat16":
+        return bool(torch.ops.inception_fused.cpu_multiplies_bfloat16())
+    return dtype == "float32"
+
+
+def _spin(dtype: str) -> int:
+    return int(torch.ops.inception_fused.cpu_spin(_SPINS, bfloat16=dtype == "bfloat16"))
 
 
 def _wait(device: str) -> None:

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,16 +67,22 @@ def onnxruntime(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tenso
 def openvino(
     model: nn.Module, x: Tensor, threads: int, precision: str = "f32"
 ) -> Callable[[], Tensor]:
-    """``precision`` "bf16" computes in bfloat16 from and to float32; the CPU must have it.
+    """``precision`` "bf16" computes in bfloat16; the CPU must have it.
+
+    A bfloat16 x is taken, and its output given, in channels last, so that nothing is converted; a
+    float32 x as it is.
 
     Raises:
         ValueError: OpenVINO would not compute in that precision here.
     """
     import openvino as ov
 
+    half = x.dtype is torch.bfloat16
     with quiet():
-        converted = ov.convert_model(model, example_input=x)
+        converted = ov.convert_model(model.float(), example_input=x.float())
     converted.reshape(list(x.shape))
+    if half:
+        converted = _with_bfloat16_ends(converted)
     compiled = ov.Core().compile_model(
         converted,
         "CPU",
@@ -89,13 +96,41 @@ def openvino(
     if taken != precision:
         raise ValueError(f"OpenVINO computes in {taken} on this CPU, not in {precision}")
     request = compiled.create_infer_request()
-    request.set_input_tensor(ov.Tensor(x.numpy(), shared_memory=True))
+    if not half:
+        request.set_input_tensor(ov.Tensor(x.numpy(), shared_memory=True))
 
-    def run() -> Tensor:
+        def run() -> Tensor:
+            request.infer()
+            return torch.from_numpy(request.get_output_tensor().data)
+
+        return run
+
+    pixels = x.permute(0, 2, 3, 1).contiguous()
+    tensor = ov.Tensor(ov.Type.bf16, ov.Shape([*pixels.shape]))
+    tensor.data.view("int16")[...] = pixels.view(torch.int16).numpy()  # numpy has no bfloat16
+    request.set_input_tensor(tensor)
+
+    def run_half() -> Tensor:
         request.infer()
-        return torch.from_numpy(request.get_output_tensor().data)
+        output = torch.from_numpy(request.get_output_tensor().data.view("int16"))
+        output = output.view(torch.bfloat16)
+        return output.permute(0, 3, 1, 2) if output.dim() == 4 else output
 
-    return run
+    return run_half
+
+
+def _with_bfloat16_ends(model: Any) -> Any:
+    """The OpenVINO model with bfloat16 for input and output, images in channels last."""
+    import openvino as ov
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    for end, port in ((steps.input(), model.input()), (steps.output(), model.output())):
+        end.tensor().set_element_type(ov.Type.bf16)
+        if len(port.get_partial_shape()) == 4:
+            end.tensor().set_layout(ov.Layout("NHWC"))
+            end.model().set_layout(ov.Layout("NCHW"))
+    return steps.build()
 
 
 def ncnn(model: nn.Module, x: Tensor, threads: int) -> Callable[[], Tensor]:

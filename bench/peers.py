@@ -137,7 +137,7 @@ PEERS: dict[str, Peer] = {
         ("openvino",),
         "pip install openvino",
         devices=_CPU,
-        dtypes=_F32,
+        dtypes=("float32", "bfloat16"),
         computes="bfloat16",
     ),
     "ncnn": Peer(

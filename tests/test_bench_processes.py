@@ -254,7 +254,8 @@ class TestCheck:
         )
 
 
-def test_openvino_computes_in_the_precision_asked_for() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_openvino_computes_in_the_precision_asked_for(dtype: torch.dtype) -> None:
     peer = peers.PEERS["openvino_bf16"]
     if peer.missing():
         pytest.skip(str(peer.missing()))
@@ -264,9 +265,11 @@ def test_openvino_computes_in_the_precision_asked_for() -> None:
     with torch.no_grad():
         expected = model(x)
         try:
-            output = peers.Contestant("openvino_bf16", "nchw").prepare(model, x, 1)()
+            contestant = peers.Contestant("openvino_bf16", "nchw")
+            output = contestant.prepare(model.to(dtype), x.to(dtype), 1)()
         except ValueError as error:
             pytest.skip(str(error))
+    assert output.dtype is dtype
     assert 1e-4 < float((output - expected).abs().max() / expected.abs().max()) < 5e-2
 
 
