@@ -34,8 +34,9 @@ def measure(device: str = "cpu", dtype: str = "float32", seconds: float = 1.0) -
 
     The compute ceiling of a CPU is multiply-adds in registers on every thread, the widest that the
     CPU kernels of this process use, in float32 and, where there are instructions for it, in
-    bfloat16; otherwise, and without the native library, it is a large torch.mm. Operations are counted as of direct convolution, so Winograd's filtering
-    may pass it. The memory ceiling is a copy, read plus written.
+    bfloat16; otherwise, and without the native library, it is a large torch.mm. Operations are
+    counted as of direct convolution, so Winograd's filtering may pass it. The memory ceiling is a
+    copy, read plus written.
     """
     if device == "cpu" and ops.NOT_LOADED is None and _spins(dtype):
         name = _FMA + dtype
