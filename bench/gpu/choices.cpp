@@ -27,8 +27,7 @@ void print_tables() {
   }
 }
 
-Strided tensor(int64_t batch, int64_t channels, int64_t height, int64_t width,
-               bool channels_last) {
+Strided tensor(int64_t batch, int64_t channels, int64_t height, int64_t width, bool channels_last) {
   const int64_t pixels = height * width;
   Strided t{nullptr, {batch, channels, height, width}, {channels * pixels, pixels, width, 1}};
   if (channels_last) {

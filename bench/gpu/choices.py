@@ -91,8 +91,10 @@ def _program() -> Path:
     program = Path(_folder().name, "choices")
     sources = [Path(__file__).with_suffix(".cpp"), ROOT / "csrc" / "cuda" / "program.cpp"]
     done = subprocess.run(
-        [os.environ.get("CXX", "c++"), "-std=c++20", "-O1", f"-I{ROOT / 'csrc'}"]
-        + [*map(str, sources), "-o", str(program)],
+        [
+            *(os.environ.get("CXX", "c++"), "-std=c++20", "-O1", f"-I{ROOT / 'csrc'}"),
+            *(*map(str, sources), "-o", str(program)),
+        ],
         capture_output=True,
         text=True,
         check=False,

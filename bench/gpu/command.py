@@ -1,4 +1,4 @@
-"""The whole check of a GPU, unattended: right first, then fast. Without a GPU, what can be emulated.
+"""The whole check of a GPU, unattended: right first, then fast. Without one, the emulated tests.
 
 A bare machine needs torch, pytest and a checkout: ``python -m inception_fused.bench.gpu``.
 """

@@ -1,4 +1,4 @@
-"""Ways to run a model on a GPU: ours on each back end, stock, compiled; plainly or as CUDA graph."""
+"""Ways to run a model on a GPU: ours on each back end, stock, compiled; plainly or as a graph."""
 
 from __future__ import annotations
 

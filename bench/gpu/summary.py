@@ -62,7 +62,7 @@ def _times(record: Record) -> Iterator[str]:
         return
     titles = list(dict.fromkeys(t for row in rows for t in row.figures["contestants"]))
     yield "## Times\n"
-    yield "Medians in us: calls one after the other / one call after the L2 cache was overwritten.\n"
+    yield "Medians in us: of calls in a row / of one call after the L2 cache was overwritten.\n"
     yield f"| case | {' | '.join(titles)} | TFLOP/s | predicted us |"
     yield "|---|" + "---:|" * (len(titles) + 2)
     for row in rows:

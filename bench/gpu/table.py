@@ -31,10 +31,10 @@ RESERVED = 1024  # bytes of shared memory that a block takes beside its own
 
 _INSTANCES = """# CUDA kernels
 
-Written by `python -m inception_fused.bench.gpu.table` with nvcc {release}: every instance of the two
-kernels, compiled without a GPU. None of them spills, touches local memory, or copies less than 16
-bytes at a time where it copies asynchronously; the script fails if one does, or if one needs more
-registers than `csrc/cuda/choose.h` counts with.
+Written by `python -m inception_fused.bench.gpu.table` with nvcc {release}: every instance of the
+two kernels, compiled without a GPU. None of them spills, touches local memory, or copies less than
+16 bytes at a time where it copies asynchronously; the script fails if one does, or if one needs
+more registers than `csrc/cuda/choose.h` counts with.
 
 A tile is rows x columns x depth in vectors of 16 bytes, then warps along each. Registers are of one
 thread, "counted" is what choose.h assumes. Shared memory is the most that a block has among the

@@ -20,7 +20,6 @@ namespace conform {
 
 #ifdef __CUDACC__
 
-
 inline void require(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));

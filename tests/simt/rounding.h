@@ -57,10 +57,10 @@ uint32_t encode(float value) {
 
 // Float32 bits: both sides of every tie, the ends of each format's range, and what is no number.
 inline std::vector<uint32_t> interesting() {
-  std::vector<uint32_t> found{0, 1, 0x007fffff, 0x00800000, 0x33000000, 0x33000001, 0x33800000,
-                              0x387fc000, 0x387fe000, 0x38800000, 0x477fe000, 0x477fefff,
-                              0x477ff000, 0x7f7f0000, 0x7f7f7fff, 0x7f7f8000, 0x7f7fffff,
-                              0x7f800000, 0x7f800001, 0x7fc00000, 0x7fffffff};
+  std::vector<uint32_t> found{
+      0,          1,          0x007fffff, 0x00800000, 0x33000000, 0x33000001, 0x33800000,
+      0x387fc000, 0x387fe000, 0x38800000, 0x477fe000, 0x477fefff, 0x477ff000, 0x7f7f0000,
+      0x7f7f7fff, 0x7f7f8000, 0x7f7fffff, 0x7f800000, 0x7f800001, 0x7fc00000, 0x7fffffff};
   for (const uint32_t tie : {0x1000u, 0x8000u}) {
     for (uint32_t base = 0x33000000; base < 0x48000000; base += 0x01234000) {
       for (const uint32_t odd : {0u, tie << 1}) {
