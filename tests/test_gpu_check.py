@@ -130,6 +130,7 @@ class TestBehaviour:
         assert "differs by" in row.detail
 
     def test_side_stream(self, fake_cuda):
+        fake_cuda.setattr(behaviour, "BUSY", 16)
         assert self.check("side stream").status == OK
         number = itertools.count()
         drifting = replace(CPU, run=lambda *a: CPU.run(*a) + next(number))
@@ -156,7 +157,7 @@ class TestBehaviour:
         calls.clear()
         row = self.check("graph", replace(CPU, run=run))
         assert row.status == FAILED
-        assert row.detail.startswith("replay 0: differs by")
+        assert row.detail.startswith("replay 1: differs by")
 
     def test_launches(self, fake_cuda):
         fake_cuda.setattr(behaviour, "kernels_of", lambda call: ["a", "b"])
