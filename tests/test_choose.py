@@ -47,6 +47,7 @@ def test_limits_and_the_least_time(precision, sm):
     As fast as the fastest is one within 5 per cent, if it keeps half the multiprocessors busy.
     """
     shapes = emulated.library().shapes()
+    registers = "registers" if sm < 100 else "registers_100"
     device = {a["sm"]: a for a in emulated.library().architectures()}[sm]
     for name in GOOGLENET:
         for batch in BATCHES:
@@ -57,7 +58,7 @@ def test_limits_and_the_least_time(precision, sm):
                 resident = launch["blocks_per_processor"]
                 assert resident >= 1, where
                 assert resident * (launch["shared"] + 1024) <= device["shared_processor"], where
-                assert resident * shape["registers"] * shape["threads"] <= REGISTERS, where
+                assert resident * shape[registers] * shape["threads"] <= REGISTERS, where
                 assert launch["threads"] == shape["threads"] <= 1024, where
                 assert shape["cluster"] == 1 or device["multicast"], where
                 assert launch["blocks"] % shape["cluster"] == 0, where
@@ -96,6 +97,7 @@ def test_four_times_the_floor_at_batch_8(precision, sm):
     the module is predicted slower.
     """
     shapes = emulated.library().shapes()
+    registers = "registers" if sm < 100 else "registers_100"
     for name, spec in GOOGLENET.items():
         plan = lower(spec)
         floor = floor_bytes(plan, precision, 8, GOOGLENET_SIZE[name])

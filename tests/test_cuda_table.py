@@ -46,11 +46,10 @@ def test_local_memory_is_seen(monkeypatch):
 @pytest.mark.parametrize("arch", table.ARCHS)
 def test_no_instance_has_a_fault(arch):
     found = list(table.rows([arch]))
-    assert len(found) == len(MATHS) * len(nvcc.KERNELS) * len(choices.shapes())
+    tiles = [shape for shape in choices.shapes() if shape.runs_on(found[0].sm)]
+    assert len(found) == len(MATHS) * len(nvcc.KERNELS) * len(tiles)
     assert [f"{row} {fault}" for row in found for fault in row.faults()] == []
-    for number, shape in enumerate(choices.shapes()):  # not more than an allocation step too many
-        most = max(row.code.registers for row in found if row.instance.shape == number)
-        assert shape.registers - most < 24, (shape, most)
+    assert {row.shape for row in found} == set(tiles)
     page = PAGE.read_text()
     if f"nvcc {nvcc.release()}:" in page:
         assert [str(row) for row in found if str(row) not in page] == []

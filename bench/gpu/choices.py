@@ -28,7 +28,10 @@ T = TypeVar("T", "Shape", "Architecture")
 
 @dataclass(frozen=True)
 class Shape:
-    """``Shape`` of choose.h: rows and columns of a tile, depth in vectors, warps, stages."""
+    """``Shape`` of choose.h: rows and columns of a tile, depth in vectors, warps, stages.
+
+    ``registers`` are the bound for architectures older than sm_100, ``registers_100`` from it on.
+    """
 
     rows: int
     columns: int
@@ -37,7 +40,9 @@ class Shape:
     warp_columns: int
     warp_depth: int
     stages: int
+    cluster: int
     registers: int
+    registers_100: int
 
     @property
     def threads(self) -> int:
@@ -45,7 +50,16 @@ class Shape:
 
     def __str__(self) -> str:
         warps = f"{self.warp_rows}x{self.warp_columns}x{self.warp_depth}"
-        return f"{self.rows}x{self.columns}x{self.depth} {warps}"
+        cluster = f" cluster {self.cluster}" if self.cluster > 1 else ""
+        return f"{self.rows}x{self.columns}x{self.depth} {warps}{cluster}"
+
+    def registers_on(self, sm: int) -> int:
+        """What choose.h counts with on an architecture."""
+        return self.registers if sm < 100 else self.registers_100
+
+    def runs_on(self, sm: int) -> bool:
+        """Whether the kernels have code for this tile there."""
+        return self.cluster == 1 or sm >= 90
 
 
 @dataclass(frozen=True)

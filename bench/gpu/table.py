@@ -89,8 +89,9 @@ class Row:
     def faults(self) -> list[str]:
         """What must not be, in words."""
         found = self.code.faults()
-        if self.code.registers > self.shape.registers:
-            found.append(f"needs more registers than the {self.shape.registers} of choose.h")
+        counted = self.shape.registers_on(self.sm)
+        if self.code.registers > counted:
+            found.append(f"needs more registers than the {counted} of choose.h")
         return found
 
     def __str__(self) -> str:
@@ -100,7 +101,7 @@ class Row:
             self.shape,
             f"sm_{self.arch}",
             self.code.registers,
-            self.shape.registers,
+            self.shape.registers_on(self.sm),
             "-" if self.shared is None else self.shared,
             "-" if self.blocks is None else self.blocks,
             self.code.count("HMMA"),
@@ -131,9 +132,14 @@ def rows(
     tiles = range(len(choices.shapes())) if shapes is None else tuple(shapes)
     most = largest(archs)
     for arch, math in product(archs, maths):
-        wanted = [Instance(kernel, math, shape) for kernel in KERNELS for shape in tiles]
+        sm = int(arch.rstrip("a"))
+        wanted = [
+            Instance(kernel, math, shape)
+            for kernel in KERNELS
+            for shape in tiles
+            if choices.shapes()[shape].runs_on(sm)
+        ]
         for instance, code in nvcc.compile_instances(wanted, arch).items():
-            sm = int(arch.rstrip("a"))
             key = (sm, math, CONV[instance.kernel], instance.shape)
             yield Row(instance, arch, code, most.get(key))
 

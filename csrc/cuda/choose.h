@@ -13,8 +13,10 @@ namespace inception_fused::cuda {
 
 struct Shape {  // of a tile; the fields are those of Tile in tile.h
   int rows, columns, depth, warp_rows, warp_columns, warp_depth, stages;
-  int cluster;    // blocks, one below the other, that share their weights by multicast
-  int registers;  // per thread, an upper bound that a test holds the compiler to
+  int cluster;  // blocks, one below the other, that share their weights by multicast
+  // Per thread, upper bounds that a test holds the compiler to: older than sm_100, and from it on.
+  int registers, registers_100;
+  constexpr int registers_on(int sm) const { return sm < 100 ? registers : registers_100; }
   constexpr int threads() const { return 32 * warp_rows * warp_columns * warp_depth; }
 };
 
@@ -22,16 +24,16 @@ struct Shape {  // of a tile; the fields are those of Tile in tile.h
 // tile small enough for 60 blocks and more. The clusters read weights as seldom as tiles of four
 // times the rows, which would leave most of a GPU idle.
 inline constexpr std::array<Shape, 10> kShapes{{
-    {32, 16, 16, 2, 1, 4, 3, 1, 80},
-    {32, 32, 16, 1, 2, 4, 3, 1, 96},
-    {64, 32, 8, 2, 2, 2, 3, 1, 96},
-    {64, 64, 8, 2, 2, 2, 3, 1, 128},
-    {128, 64, 4, 4, 2, 1, 4, 1, 128},
-    {128, 128, 4, 4, 2, 1, 4, 1, 168},
-    {64, 32, 4, 2, 2, 2, 8, 4, 96},
-    {64, 64, 8, 2, 2, 2, 5, 4, 128},
-    {64, 128, 4, 2, 2, 2, 6, 4, 168},
-    {128, 128, 4, 4, 2, 1, 6, 4, 168},
+    {32, 16, 16, 2, 1, 4, 3, 1, 96, 128},
+    {32, 32, 16, 1, 2, 4, 3, 1, 96, 136},
+    {64, 32, 8, 2, 2, 2, 3, 1, 96, 128},
+    {64, 64, 8, 2, 2, 2, 3, 1, 120, 152},
+    {128, 64, 4, 4, 2, 1, 4, 1, 120, 152},
+    {128, 128, 4, 4, 2, 1, 4, 1, 160, 184},
+    {64, 32, 4, 2, 2, 2, 8, 4, 96, 128},
+    {64, 64, 8, 2, 2, 2, 5, 4, 128, 152},
+    {64, 128, 4, 2, 2, 2, 6, 4, 168, 184},
+    {128, 128, 4, 4, 2, 1, 6, 4, 168, 184},
 }};
 
 enum class Math : int { kHalf, kBFloat16, kTf32, kFloat32 };
@@ -179,7 +181,7 @@ constexpr Config price(const Wave& wave, int shape, const Architecture& a, Math 
   config.shape = shape;
   config.blocks_per_processor =
       std::max(1, std::min({a.shared_processor / (config.shared + 1024),
-                            65536 / (s.registers * s.threads()), 1536 / s.threads()}));
+                            65536 / (s.registers_on(a.sm) * s.threads()), 1536 / s.threads()}));
   const int resident =
       std::min(config.blocks_per_processor, ceil_divide(std::max(working, 1), a.processors));
   double cycles = 0, longest = 0;  // of all blocks, one after the other; of one

@@ -115,6 +115,7 @@ py::list shapes() {
                            py::arg("warp_columns") = s.warp_columns,
                            py::arg("warp_depth") = s.warp_depth, py::arg("stages") = s.stages,
                            py::arg("cluster") = s.cluster, py::arg("registers") = s.registers,
+                           py::arg("registers_100") = s.registers_100,
                            py::arg("threads") = s.threads()));
   }
   return result;
