@@ -18,6 +18,11 @@
 
 namespace conform {
 
+struct Grid {
+  int blocks, threads, shared;  // shared: bytes of a block
+  int cluster = 1;              // blocks
+};
+
 #ifdef __CUDACC__
 
 inline void require(cudaError_t error, const char* what) {
@@ -41,24 +46,32 @@ __global__ void run_kernel(const Kernel kernel) {
   kernel();
 }
 
+inline int major() {  // of the compute capability
+  int device = 0, found = 0;
+  require(cudaGetDevice(&device), "device");
+  require(cudaDeviceGetAttribute(&found, cudaDevAttrComputeCapabilityMajor, device), "device");
+  return found;
+}
+
+inline bool has_clusters() { return major() >= 9; }
+
 // Each begins early, as a programmatic dependent launch, where the device can, and waits first.
 template <class... Kernels>
-void run(int blocks, int threads, int shared, const Kernels&... kernels) {
-  int device = 0, major = 0;
-  require(cudaGetDevice(&device), "device");
-  require(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
+void run(const Grid& grid, const Kernels&... kernels) {
   cudaStream_t stream = nullptr;
   require(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "stream");
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(grid.cluster), 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared;
+  config.gridDim = dim3(grid.blocks);
+  config.blockDim = dim3(grid.threads);
+  config.dynamicSmemBytes = grid.shared;
   config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = major() < 9 ? 0 : grid.cluster > 1 ? 2 : 1;
   (require(cudaLaunchKernelEx(&config, run_kernel<Kernels>, kernels), "launch"), ...);
   require(cudaStreamSynchronize(stream), "kernel");
   require(cudaStreamDestroy(stream), "stream");
@@ -73,11 +86,13 @@ T* allocate(size_t count) {
 
 inline void release(void* memory) { std::free(memory); }
 
+inline bool has_clusters() { return true; }
+
 template <class... Kernels>
-void run(int blocks, int threads, int shared, const Kernels&... kernels) {
+void run(const Grid& grid, const Kernels&... kernels) {
   simt::Machine machine;
   machine.seed = 1;
-  machine.run({simt::Launch{blocks, threads, shared, [kernels] {
+  machine.run({simt::Launch{grid.blocks, grid.threads, grid.shared, grid.cluster, [kernels] {
                               simt::dependency_wait();
                               kernels();
                             }}...});

@@ -23,7 +23,7 @@ struct Indices {
 
 void indices(Report& report) {
   const Array<uint32_t> got(3 * 96);
-  run(3, 96, 0, Indices{got.data()});
+  run({3, 96, 0}, Indices{got.data()});
   std::vector<uint32_t> expected;
   for (uint32_t block = 0; block < 3; ++block) {
     for (uint32_t t = 0; t < 96; ++t) {
@@ -52,7 +52,7 @@ struct Regions {
 
 void regions(Report& report) {
   const Array<uint32_t> got(128);
-  run(1, 64, 128 + 64 * 16, Regions{got.data()});
+  run({1, 64, 128 + 64 * 16}, Regions{got.data()});
   std::vector<uint32_t> expected(128, 0);
   for (uint32_t t = 0; t < 64; ++t) expected[t] = (t + 33) % 64 + 1000 + t % 5;
   report.compare("Carve, sync_block", got, expected);
@@ -86,7 +86,7 @@ void copies(Report& report) {
   const Array<Vector> from(64);
   for (uint32_t i = 0; i < 256; ++i) from[i / 4].word[i % 4] = 100 + i;
   const Array<uint32_t> got(256);
-  run(1, 32, 64 * 16, Copies{from.data(), got.data()});
+  run({1, 32, 64 * 16}, Copies{from.data(), got.data()});
   std::vector<uint32_t> expected;
   for (uint32_t group = 0; group < 2; ++group) {
     for (uint32_t t = 0; t < 32; ++t) {
@@ -118,7 +118,7 @@ struct Matrices {
 
 void matrices(Report& report) {
   const Array<uint32_t> got(128);
-  run(1, 32, 40 * 16, Matrices{got.data()});
+  run({1, 32, 40 * 16}, Matrices{got.data()});
   std::vector<uint32_t> expected;
   for (uint32_t lane = 0; lane < 32; ++lane) {
     for (uint32_t matrix = 0; matrix < 4; ++matrix) {
@@ -185,7 +185,7 @@ void products(Report& report, const char* name) {
       expected.push_back(bits_of(static_cast<float>(c_of(row, n) + 2 * sum)));
     }
   }
-  run(1, 32, 0, Products<kProduct>{a.data(), b.data(), d.data()});
+  run({1, 32, 0}, Products<kProduct>{a.data(), b.data(), d.data()});
   const Array<uint32_t> got(128);
   for (int i = 0; i < 128; ++i) got[i] = bits_of(d[i] + 0.0f);
   report.compare(name, got, expected);
@@ -218,10 +218,48 @@ struct Reader {
 
 void dependencies(Report& report) {
   const Array<uint32_t> between(256), got(256);
-  run(4, 64, 0, Writer{between.data()}, Reader{between.data(), got.data()});
+  run({4, 64, 0}, Writer{between.data()}, Reader{between.data(), got.data()});
   std::vector<uint32_t> expected;
   for (uint32_t i = 0; i < 256; ++i) expected.push_back(slowly(i ^ 65) + 1);
   report.compare("dependency_wait, dependency_release", got, expected);
+}
+
+// Every block of a cluster sends a quarter of what all of them read, three times over one barrier.
+struct Multicasts {
+  const Vector* from;
+  uint32_t* to;
+  SIMT_DEVICE void operator()() const {
+    simt::Carve carve;
+    simt::Barrier* const full = carve.take<simt::Barrier>(1);
+    Vector* const shared = carve.take<Vector>(8);
+    const int t = simt::thread(), rank = simt::block() % 4;
+    if (t == 0) simt::barrier_init(full);
+    simt::cluster_arrive();
+    simt::cluster_wait();
+    for (int phase = 0; phase < 3; ++phase) {
+      const Vector* const source = from + (simt::block() / 4 * 3 + phase) * 8;
+      if (t == 0) {
+        simt::barrier_expect(full, 128);
+        simt::copy_multicast(shared + 2 * rank, source + 2 * rank, 32, full, 4);
+      }
+      simt::barrier_wait(full, phase % 2);
+      simt::store(to + (simt::block() * 3 + phase) * 32 + t, shared[t / 4].word[t % 4]);
+      simt::cluster_arrive();  // has read; the next phase may write
+      simt::cluster_wait();
+    }
+  }
+};
+
+void multicasts(Report& report) {
+  const Array<Vector> from(48);
+  for (uint32_t i = 0; i < 192; ++i) from[i / 4].word[i % 4] = 500 + i;
+  const Array<uint32_t> got(768);
+  run({8, 32, 128 + 128, 4}, Multicasts{from.data(), got.data()});
+  std::vector<uint32_t> expected;
+  for (uint32_t block = 0; block < 8; ++block) {
+    for (uint32_t i = 0; i < 96; ++i) expected.push_back(500 + block / 4 * 96 + i);
+  }
+  report.compare("cluster_arrive, cluster_wait, barriers, copy_multicast", got, expected);
 }
 
 }  // namespace
@@ -239,5 +277,6 @@ int main() {
   products<simt::Product::kTf32>(report, "multiply_add tf32");
   rounding(report);
   dependencies(report);
+  if (has_clusters()) multicasts(report);
   return report.code();
 }

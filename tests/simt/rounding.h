@@ -124,7 +124,7 @@ template <class T>
 void narrow(Report& report, const char* name, const Format& format) {
   const Array<uint32_t> from(interesting()), got(from.size());
   const int count = static_cast<int>(from.size());
-  run(blocks_of(count), 128, 0, Narrow<T>{from.data(), got.data(), count});
+  run({blocks_of(count), 128, 0}, Narrow<T>{from.data(), got.data(), count});
   std::vector<uint32_t> expected;
   for (int i = 0; i < count; ++i) expected.push_back(nearest(float_of(from[i]), format));
   report.compare(name, got, expected,
@@ -134,7 +134,7 @@ void narrow(Report& report, const char* name, const Format& format) {
 template <class T>
 void widen(Report& report, const char* name, const Format& format) {
   const Array<uint32_t> got(65536);
-  run(512, 128, 0, Widen<T>{got.data()});
+  run({512, 128, 0}, Widen<T>{got.data()});
   std::vector<uint32_t> expected;
   for (uint32_t bits = 0; bits < 65536; ++bits) expected.push_back(bits_of(value_of(bits, format)));
   report.compare(name, got, expected, is_nan);
@@ -167,7 +167,7 @@ void larger(Report& report, const char* name, const Format& format) {
     right[i] = narrow ? a << 16 | b : b;
     expected.push_back(narrow ? most(b, a) << 16 | most(a, b) : most(a, b));
   }
-  run(blocks_of(count), 128, 0,
+  run({blocks_of(count), 128, 0},
       Larger<T>{left.data(), right.data(), got.data(), static_cast<int>(count)});
   if (!narrow) return report.compare(name, got, expected, is_nan);
   const Array<uint32_t> halves(2 * count);
@@ -189,7 +189,7 @@ inline void rounding(Report& report) {
   narrow<simt::BFloat16>(report, "from_float bfloat16", kBFloat16);
   const Array<uint32_t> from(interesting()), got(from.size());
   const int count = static_cast<int>(from.size());
-  run(blocks_of(count), 128, 0, RoundTf32{from.data(), got.data(), count});
+  run({blocks_of(count), 128, 0}, RoundTf32{from.data(), got.data(), count});
   std::vector<uint32_t> expected;
   for (int i = 0; i < count; ++i) expected.push_back(nearest(float_of(from[i]), kTf32, true) << 13);
   report.compare("round_tf32", got, expected, is_nan);
