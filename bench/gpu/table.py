@@ -1,14 +1,14 @@
 """Compiles every CUDA kernel without a GPU and says what the compiler made of it.
 
 ``python -m inception_fused.bench.gpu.table > docs/cuda_kernels.md``, from a checkout with nvcc;
-exits 1 if a kernel spills, touches local memory, lacks matrix instructions or 16-byte asynchronous
+architectures as arguments ("90a") for a page of these alone. Exits 1 if a kernel spills, touches local memory, lacks matrix instructions or 16-byte asynchronous
 copies, or needs more registers than choose.h counts with.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -164,16 +164,19 @@ def choice_lines(sm: int, math: str) -> Iterator[str]:
     yield ""
 
 
-def main() -> int:
-    """Prints the page; 1 if a kernel has a fault."""
+def main(archs: Sequence[str] = ARCHS) -> int:
+    """Prints the page, with the kernels of some architectures; 1 if one has a fault."""
+    unknown = sorted(set(archs) - set(ARCHS))
     missing = nvcc.missing()
+    if unknown:
+        missing = f"architectures must be of {', '.join(ARCHS)}, got {', '.join(unknown)}"
     if missing:
         print(missing, file=sys.stderr)
         return 2
     batches = ", ".join(map(str, BATCHES))
     print(_INSTANCES.format(release=nvcc.release(), batches=batches), end="")
     faulty = 0
-    for row in rows():
+    for row in rows(archs):
         print(row, flush=True)
         for fault in row.faults():
             print(f"{row} {fault}", file=sys.stderr)
@@ -186,4 +189,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:] or ARCHS))
