@@ -97,7 +97,6 @@ def test_four_times_the_floor_at_batch_8(precision, sm):
     the module is predicted slower.
     """
     shapes = emulated.library().shapes()
-    registers = "registers" if sm < 100 else "registers_100"
     for name, spec in GOOGLENET.items():
         plan = lower(spec)
         floor = floor_bytes(plan, precision, 8, GOOGLENET_SIZE[name])

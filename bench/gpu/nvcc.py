@@ -150,7 +150,8 @@ _Key = tuple[str, str, tuple[int, ...]]
 
 def _key(instance: Instance) -> _Key:
     s = shapes()[instance.shape]
-    tile = (s.rows, s.columns, s.depth, s.warp_rows, s.warp_columns, s.warp_depth, s.stages, s.cluster)
+    warps = (s.warp_rows, s.warp_columns, s.warp_depth)
+    tile = (s.rows, s.columns, s.depth, *warps, s.stages, s.cluster)
     return instance.kernel, instance.math, tile
 
 

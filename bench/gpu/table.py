@@ -1,8 +1,9 @@
 """Compiles every CUDA kernel without a GPU and says what the compiler made of it.
 
 ``python -m inception_fused.bench.gpu.table > docs/cuda_kernels.md``, from a checkout with nvcc;
-architectures as arguments ("90a") for a page of these alone. Exits 1 if a kernel spills, touches local memory, lacks matrix instructions or 16-byte asynchronous
-copies, or needs more registers than choose.h counts with.
+architectures as arguments ("90a") for a page of these alone. Exits 1 if a kernel spills, touches
+local memory, lacks matrix instructions or 16-byte asynchronous copies, or needs more registers than
+choose.h counts with.
 """
 
 from __future__ import annotations
