@@ -98,6 +98,7 @@ def measure(
     seconds: float,
     rounds: int | None,
     turn: Turn = host_turn,
+    turn_s: float = TURN_S,
 ) -> Iterator[float]:
     """Warms up, then adds a round to every contestant's samples per step of the iterator.
 
@@ -111,7 +112,7 @@ def measure(
         try:
             call()
             once = turn(name, call, 1)[0] / 1000
-            repeats[name] = max(1, min(100, round(TURN_S / max(once, 1e-9))))
+            repeats[name] = max(1, min(100, round(turn_s / max(once, 1e-9))))
         except Exception as error:
             samples[name].failure = describe(error)
     order = [name for name in calls if name in repeats]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from inception_fused.bench.gpu import (
     behaviour,
-    clock,
     command,
     conformance,
     correctness,
@@ -170,53 +169,6 @@ class TestBehaviour:
         assert behaviour.kernels_of(lambda: torch.ones(3) + 1) == []
 
 
-class TestClock:
-    def test_turns(self):
-        calls = {"quick": lambda: None, "slow": lambda: sum(range(20000)), "bad": lambda: 1 // 0}
-        times = clock.measure(calls, clock.Wall(), 0.0)
-        assert times["bad"].failure == "ZeroDivisionError: integer division or modulo by zero"
-        for name in ("quick", "slow"):
-            assert len(times[name].warm) == len(times[name].cold) == clock.LEAST_ROUNDS
-        assert times["quick"].summary()["warm_p50"] < times["slow"].summary()["warm_p50"]
-
-    def test_one_that_fails_later_is_dropped(self):
-        left = itertools.count(-6)
-        times = clock.measure({"a": lambda: 1 // min(next(left), 0)}, clock.Wall(), 0.0)
-        assert times["a"].failure.startswith("ZeroDivisionError")
-
-    def test_events(self, monkeypatch):
-        """The cache is overwritten before each cold call, and events are around the calls."""
-        done = []
-
-        class Event:
-            def __init__(self, enable_timing):
-                assert enable_timing
-
-            def record(self):
-                done.append("event")
-
-            def synchronize(self):
-                pass
-
-            def elapsed_time(self, other):
-                return 6.0
-
-        class Properties:
-            L2_cache_size = 1024
-
-        empty = torch.empty
-        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: Properties)
-        monkeypatch.setattr(torch.cuda, "Event", Event)
-        monkeypatch.setattr(torch, "empty", lambda *a, device, **k: empty(*a, **k))
-        events = clock.Events()
-        assert events.time(lambda: done.append("call"), 2) == 6.0
-        assert done == ["event", "call", "call", "event"]
-        assert events._large.nbytes == 2048
-        events.flush()
-        assert events._large.eq(1).all()
-
-
 def tiny(*contestants):
     def build():
         torch.manual_seed(0)
@@ -230,14 +182,14 @@ class TestTimings:
     STOCK = Contestant("stock", "nchw")
 
     def measure(self, *contestants, known=None):
-        return timings.measure(tiny(*contestants), known or empty(), "cpu", clock.Wall(), 0.0)
+        return timings.measure(tiny(*contestants), known or empty(), "cpu", None, 0.0)
 
     def test_checked_and_timed(self):
         row = self.measure(self.OURS, self.STOCK, Contestant("compiled", "nchw", mode="default"))
         assert row.status == OK, row
         found = row.figures["contestants"]
         for title in ("ours", "stock", "compiled"):
-            assert found[title]["warm_p50"] > 0, found
+            assert found[title]["latency_p50"] > 0, found
             assert found[title]["error"] < 1e-6
             assert found[title]["outside_1e-4"] == 0
 
@@ -247,8 +199,8 @@ class TestTimings:
         known.put(Row(correctness.STAGE, name, FAILED, "error 1"))
         found = self.measure(self.OURS, self.STOCK, known=known).figures["contestants"]
         assert found["ours"]["failure"] == f"not timed: {name} is wrong: error 1"
-        assert "warm_p50" not in found["ours"]
-        assert "warm_p50" in found["stock"]
+        assert "latency_p50" not in found["ours"]
+        assert "latency_p50" in found["stock"]
         assert timings.blocked(known, "cpu", "float16") is None
         known.put(Row("conformance", "primitives", FAILED, "cvt"))
         assert timings.blocked(known, "cuda", "float16") == "primitives: cvt"
@@ -264,7 +216,7 @@ class TestTimings:
         ours = replace(self.OURS, title="cuda", backend="cpu")
         found = self.measure(ours, self.STOCK).figures["contestants"]
         assert found["cuda"]["failure"].startswith("error ")
-        assert "warm_p50" not in found["cuda"]
+        assert "latency_p50" not in found["cuda"]
 
     def test_another_back_end_than_asked_for(self):
         found = self.measure(Contestant("a", "nchw", "cuda"), self.STOCK)
@@ -342,7 +294,12 @@ def measured() -> Record:
 
     def case(name, **medians):
         contestants = {
-            title.replace("_", " "): {"backend": ours, "warm_p50": ms, "cold_p50": 2 * ms}
+            title.replace("_", " "): {
+                "backend": ours,
+                "warm_p50": ms,
+                "cold_p50": 2 * ms,
+                "latency_p50": 3 * ms,
+            }
             for title, (ours, ms) in medians.items()
         }
         figures = {"flops": 10**9, "contestants": contestants, "predicted_us": 5.0}
@@ -377,7 +334,10 @@ class TestPages:
         text = summary.page(measured())
         assert "* **failed** behaviour: cuda graph float16: replay 1: differs" in text
         assert "* skipped 1 of sanitizer: there is no compute-sanitizer" in text
-        assert "| 3a b1 float16 | 8.0 / 16.0 | 6.0 / 12.0 |  |  |  | 166.7 | 5.0 |" in text
+        assert (
+            "| 3a b1 float16 | 8.0 / 16.0 / 24.0 | 6.0 / 12.0 / 18.0 |  |  |  | 166.7 | 5.0 |"
+            in text
+        )
         assert "## Times" not in summary.page(empty())
 
 
@@ -439,12 +399,11 @@ class TestCommand:
     @pytest.fixture
     def gpu(self, monkeypatch):
         """A machine that looks as if it had a GPU, every part of the check being one job."""
-        found = {"name": "NVIDIA H100 80GB", "capability": "9.0", "settings": {"pstate": "P0"}}
+        found = {"name": "NVIDIA H100 80GB", "capability": "9.0", "driver": "1.2"}
         monkeypatch.setattr(device, "missing", lambda: None)
-        monkeypatch.setattr(device, "describe", lambda: dict(found))
-        monkeypatch.setattr(device, "settings", lambda index: {"pstate": "P1"})
+        monkeypatch.setattr(command, "describe", lambda: dict(found))
+        monkeypatch.setattr(command, "slowed", lambda: "power limit")
         monkeypatch.setattr(device, "arch", lambda: "90a")
-        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         done = []
 
         def one(stage):
@@ -472,7 +431,7 @@ class TestCommand:
         assert "| conformance | 1 | 0 | 0 | 0 |" in page.read_text()
         first = Record.load(file)
         assert first.find("conformance", "primitives").figures == {"round_tf32": 9}
-        assert first.device["settings after"] == {"pstate": "P1"}
+        assert first.device["slowed"] == "power limit"
         assert command.check(tmp_path, say=quiet) == 0
         assert len(done) == 5  # all was there
         assert Record.load(file).created == first.created

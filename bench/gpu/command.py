@@ -16,9 +16,9 @@ import torch
 from inception_fused.backends import TABLE
 
 from .. import environment
+from ..device import describe, slowed
 from ..results import replace_file
 from . import behaviour, conformance, correctness, device, sanitize, suites, timings
-from .clock import Events
 from .job import Job, Say, do
 from .record import FAILED, OK, Record, Row
 from .summary import page
@@ -45,10 +45,10 @@ def check(
         return emulated(say)
     deadline = time.monotonic() + 60 * minutes
     record, path = _begin(output, fresh)
-    for name, value in (record.device | record.device["settings"]).items():
+    for name, value in record.device.items():
         say(f"{name}: {value}")
     _work(record, path, deadline, 60 * minutes, say)
-    record.device["settings after"] = device.settings(torch.cuda.current_device())
+    record.device["slowed"] = slowed()
     record.save(path)
     text = page(record)
     replace_file(path.with_suffix(".md"), text)
@@ -68,7 +68,7 @@ def emulated(say: Say = print) -> int:
 
 
 def _begin(output: Path, fresh: bool) -> tuple[Record, Path]:
-    found: dict[str, Any] = device.describe()
+    found: dict[str, Any] = describe()
     around = environment.describe(torch.get_num_threads())
     now = datetime.now(timezone.utc)
     name = re.sub(r"[^a-z0-9]+", "-", found["name"].lower()).strip("-")
@@ -93,7 +93,7 @@ def _work(record: Record, path: Path, deadline: float, seconds: float, say: Say)
     do(correctness.jobs([triton], "cuda"), record, path, until("triton"), say)
     do(behaviour.jobs([triton], "cuda"), record, path, until("triton"), say)
     do(sanitize.jobs(), record, path, until("sanitizer"), say)
-    do(timings.jobs(record, "cuda", Events), record, path, until("timings"), say)
+    do(timings.jobs(record, "cuda"), record, path, until("timings"), say)
 
 
 def conform() -> Row:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-import inception_fused
-from inception_fused.fusion import fusion_of
-
+from .. import stock
+from ..stock import Run
 from .arguments import FORMATS
-
-Run = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,13 +32,10 @@ class Contestant:
         model = model.to(memory_format=FORMATS[self.memory_format])
         x = x.contiguous(memory_format=FORMATS[self.memory_format])
         if self.backend is not None:
-            _fuse(model, x, self.backend)
-        forward: Callable[[Tensor], Tensor] = model
+            stock.fused(model, x, 0, self.backend)  # in place
         if self.mode is not None:
-            forward = torch.compile(model, dynamic=False, mode=self.mode)
-        if self.graph:
-            return captured(forward, x)
-        return lambda: forward(x)
+            return stock.compiled(model, x, 0, self.mode)
+        return (stock.graph if self.graph else stock.eager)(model, x, 0)
 
 
 OURS = (
@@ -62,33 +54,3 @@ COMPILED = tuple(
     Contestant(f"compile {mode}", "channels_last", mode=mode)
     for mode in ("default", "reduce-overhead", "max-autotune")
 )
-
-
-def captured(forward: Callable[[Tensor], Tensor], x: Tensor) -> Run:
-    """A replay of one call as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            forward(x)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = forward(x)
-
-    def replay() -> Tensor:
-        graph.replay()
-        return output
-
-    return replay
-
-
-def _fuse(model: nn.Module, x: Tensor, backend: str) -> None:
-    inception_fused.fuse(model, backend=backend)
-    model(x)
-    taken = [fusion for m in model.modules() if (fusion := fusion_of(m)) is not None]
-    if not taken:
-        raise ValueError("no Inception module was found in the model")
-    for fusion in taken:
-        if fusion.taken != backend:
-            raise ValueError(f"a module took {fusion.taken}: {fusion.reason}")

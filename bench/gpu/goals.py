@@ -12,13 +12,16 @@ from .timings import STAGE
 NETWORK_BATCH = 256
 
 
-def warm(record: Record, case: str, *titles: str) -> float | None:
-    """The least median of warm calls, in ms, among contestants whose title begins so."""
+def least(record: Record, case: str, *titles: str, kind: str = "warm") -> float | None:
+    """The least median in ms among contestants whose title begins so.
+
+    ``kind``: "warm", the device's own time, or "latency", from the call to its end.
+    """
     row = record.find(STAGE, case)
     found = [
-        figures["warm_p50"]
+        figures[f"{kind}_p50"]
         for title, figures in (row.figures.get("contestants", {}) if row else {}).items()
-        if title.startswith(titles) and "warm_p50" in figures
+        if title.startswith(titles) and f"{kind}_p50" in figures
     ]
     return min(found, default=None)
 
@@ -30,7 +33,8 @@ def _network(record: Record, batch: int) -> str:
 
 def _times(record: Record, stock: str) -> float | None:
     case = _network(record, 1)
-    ours, other = warm(record, case, *_OURS), warm(record, case, stock)
+    ours = least(record, case, *_OURS, kind="latency")
+    other = least(record, case, stock, kind="latency")
     return other / ours if ours and other else None
 
 
@@ -61,7 +65,7 @@ class Goal:
 
 def _scaled(case: str, factor: float) -> Callable[[Record], float | None]:
     def measured(record: Record) -> float | None:
-        value = warm(record, case, *_OURS)
+        value = least(record, case, *_OURS)
         return None if value is None else value * factor
 
     return measured
@@ -72,7 +76,7 @@ def _network_us(record: Record) -> float | None:
 
 
 def _images(record: Record) -> float | None:
-    value = warm(record, _network(record, NETWORK_BATCH), *_OURS)
+    value = least(record, _network(record, NETWORK_BATCH), *_OURS)
     return None if value is None else NETWORK_BATCH / value * 1000
 
 
@@ -92,7 +96,7 @@ FLOOR_MS = 0.6
 
 def doubts(record: Record) -> list[str]:
     """Figures that cannot be right."""
-    value = warm(record, "KernelBench L3/6", *_OURS)
+    value = least(record, "KernelBench L3/6", *_OURS)
     found = []
     if value is not None and value < FLOOR_MS and "H100" in record.device.get("name", ""):
         found.append(f"KernelBench L3/6 in {value:.3f} ms is a wrong measurement: under its floor")

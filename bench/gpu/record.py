@@ -32,7 +32,7 @@ class Row:
 
 @dataclass
 class Record:
-    """A check of one device. ``device`` and ``environment``: see device.py and environment.py."""
+    """A check of one device. ``device`` and ``environment``: see bench's device.py and environment.py."""
 
     created: str
     device: dict[str, Any]

@@ -20,11 +20,8 @@ def page(record: Record) -> str:
 def _head(record: Record) -> Iterator[str]:
     device, environment = record.device, record.environment
     yield f"# {device.get('name', 'unknown device')}, {record.created[:10]}\n"
-    yield (
-        f"sm_{device.get('capability')}, CUDA {device.get('cuda')}, cuDNN {device.get('cudnn')}, "
-        f"commit {environment.get('commit')}.\n"
-    )
-    for name, value in device.get("settings", {}).items():
+    yield f"Commit {environment.get('commit')}.\n"
+    for name, value in device.items():
         yield f"* {name}: {value}"
     yield ""
 
@@ -62,7 +59,7 @@ def _times(record: Record) -> Iterator[str]:
         return
     titles = list(dict.fromkeys(t for row in rows for t in row.figures["contestants"]))
     yield "## Times\n"
-    yield "Medians in us: of calls in a row / of one call after the L2 cache was overwritten.\n"
+    yield "Medians in us: device, warm / device, L2 cache overwritten / from the call to its end.\n"
     yield f"| case | {' | '.join(titles)} | TFLOP/s | predicted us |"
     yield "|---|" + "---:|" * (len(titles) + 2)
     for row in rows:
@@ -78,7 +75,7 @@ def _cell(row: Row, title: str) -> str:
         return ""
     if "warm_p50" not in figures:
         return "failed"
-    return f"{1e3 * figures['warm_p50']:.1f} / {1e3 * figures['cold_p50']:.1f}"
+    return " / ".join(f"{1e3 * figures[f'{k}_p50']:.1f}" for k in ("warm", "cold", "latency"))
 
 
 def _rate(row: Row) -> str:

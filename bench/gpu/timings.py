@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,9 +16,10 @@ from inception_fused.lower import lower
 from inception_fused.models import GoogLeNet
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 
-from .. import cases
-from ..runner import describe
-from . import choices, clock, correctness, kernelbench
+from .. import cases, kernelbench, runner
+from ..device import Clock
+from ..runner import describe, percentile
+from . import choices, correctness
 from .arguments import precision
 from .contestants import COMPILED, OURS, STOCK, Contestant
 from .job import Job
@@ -28,6 +29,7 @@ STAGE = "timings"
 BATCHES = (1, 8, 64, 256)
 CHECKED = 2  # images that are compared with float64
 SECONDS = 1.5  # of timing, per case
+TURN_S = 0.004  # of a contestant's calls in a row
 KERNELBENCH_TOLERANCE = 1e-4  # absolute and relative, of an output against the stock model's
 
 
@@ -82,25 +84,30 @@ def network_case(batch: int, precision_: str) -> Case:
 
 
 def kernelbench_case(
-    title: str, build: Callable[[], nn.Module], shape: Sequence[int], flops: int = 0
+    title: str,
+    make: Callable[[], nn.Module],
+    inputs: Callable[[int], Tensor],
+    flops: int = 0,
 ) -> Case:
     """As published: float32, contiguous, torch's default switches, which allow TF32."""
 
-    def make() -> Tensor:
-        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(1))
+    def build() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return make().eval().requires_grad_(False)
 
-    return Case(title, "tf32", build, make, (*OURS, *STOCK, *COMPILED), flops)
+    inputs_of_ten = partial(inputs, kernelbench.BATCH)
+    return Case(title, "tf32", build, inputs_of_ten, (*OURS, *STOCK, *COMPILED), flops)
 
 
 def all_cases() -> list[Case]:
     """Those that the goals are about first."""
-    six, seven = kernelbench.MODULE_SHAPE, kernelbench.NETWORK_SHAPE
-    flops6 = 2 * lower(GOOGLENET["4a"]).macs(six[0], six[2], six[3])
+    flops6 = 2 * lower(GOOGLENET["4a"]).macs(kernelbench.BATCH, cases.IMAGE, cases.IMAGE)
     found = [
         module_case("3a", 1, "float16"),
         network_case(1, "float16"),
-        kernelbench_case("KernelBench L3/6", kernelbench.problem6, six, flops6),
-        kernelbench_case("KernelBench L3/7", kernelbench.problem7, seven),
+        kernelbench_case("KernelBench L3/6", kernelbench.module, kernelbench.activations, flops6),
+        kernelbench_case("KernelBench L3/7", kernelbench.Network, kernelbench.images),
         network_case(256, "float16"),
     ]
     for compiled in (False, True):
@@ -123,11 +130,12 @@ def blocked(record: Record, backend: str, precision_: str) -> str | None:
 
 
 def measure(
-    case: Case, record: Record, device: str, clock_: clock.Clock, seconds: float = SECONDS
+    case: Case, record: Record, device: str, clock: Clock | None, seconds: float = SECONDS
 ) -> Row:
     """A row with, by contestant, errors and times in ms, or why there are none.
 
-    Failed if a contestant of ours is wrong or cannot run.
+    Failed if a contestant of ours is wrong or cannot run. Times are those of device.Clock, which is
+    given for a GPU: latency, host, warm and cold; without it latency alone.
     """
     row = Row(STAGE, case.name, OK, figures={"flops": case.flops, "contestants": {}})
     found: dict[str, dict[str, Any]] = row.figures["contestants"]
@@ -140,7 +148,7 @@ def measure(
         x = x.to(dtype)
         stock = model(x)
         allowed = correctness.FACTOR * _error(stock, exact) + correctness.SLACK
-        calls: dict[str, clock.Call] = {}
+        calls: dict[str, runner.Call] = {}
         for contestant in case.contestants:
             figures = found[contestant.title] = {"backend": contestant.backend}
             reason = contestant.backend and blocked(record, contestant.backend, case.precision)
@@ -159,11 +167,20 @@ def measure(
                 figures["failure"] = f"error {figures['error']:.2e}, allowed {allowed:.2e}"
                 continue
             calls[contestant.title] = call
-        for title, times in clock.measure(calls, clock_, seconds).items():
-            if times.failure:
-                found[title]["failure"] = times.failure
-            else:
-                found[title] |= times.summary()
+        samples: dict[str, runner.Samples] = {}
+        turn = clock.turn if clock else runner.host_turn
+        for _ in runner.measure(calls, samples, seconds, None, turn, TURN_S):
+            pass
+        for title, taken in samples.items():
+            if taken.failure:
+                found[title]["failure"] = taken.failure
+                continue
+            kinds = {"latency": taken.all}
+            if clock:
+                kinds |= {kind: getattr(clock, kind)[title] for kind in ("host", "warm", "cold")}
+            for kind, values in kinds.items():
+                for percent in (10, 50, 90):
+                    found[title][f"{kind}_p{percent}"] = percentile(values, percent)
     wrong = [t for t, f in found.items() if "failure" in f and f["backend"] == "cuda"]
     if wrong:
         row.status = FAILED
@@ -202,14 +219,11 @@ def predicted(case: Case, record: Record) -> float | None:
     return sum(launch.nanoseconds for launch in launches) / 1000
 
 
-def jobs(record: Record, device: str, make_clock: Callable[[], clock.Clock]) -> Iterator[Job]:
-    """All cases; one clock for all, made when it is needed."""
-    made: list[clock.Clock] = []
+def jobs(record: Record, device: str) -> Iterator[Job]:
+    """All cases."""
 
     def run(case: Case) -> Row:
-        if not made:
-            made.append(make_clock())
-        row = measure(case, record, device, made[0])
+        row = measure(case, record, device, Clock())
         row.figures["predicted_us"] = predicted(case, record)
         return row
 
