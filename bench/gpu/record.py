@@ -32,7 +32,7 @@ class Row:
 
 @dataclass
 class Record:
-    """A check of one device. ``device`` and ``environment``: see bench's device.py and environment.py."""
+    """A check of one device. ``device`` and ``environment`` are what bench says of them."""
 
     created: str
     device: dict[str, Any]
