@@ -182,16 +182,35 @@ class TestTimings:
     STOCK = Contestant("stock", "nchw")
 
     def measure(self, *contestants, known=None):
-        return timings.measure(tiny(*contestants), known or empty(), "cpu", None, 0.0)
+        return timings.measure(tiny(*contestants), known or empty(), "cpu", None, 1e-3)
 
     def test_checked_and_timed(self):
-        row = self.measure(self.OURS, self.STOCK, Contestant("compiled", "nchw", mode="default"))
+        row = self.measure(self.OURS, self.STOCK)
         assert row.status == OK, row
         found = row.figures["contestants"]
-        for title in ("ours", "stock", "compiled"):
+        for title in ("ours", "stock"):
             assert found[title]["latency_p50"] > 0, found
             assert found[title]["error"] < 1e-6
             assert found[title]["outside_1e-4"] == 0
+
+    @pytest.mark.full
+    def test_compiled(self):
+        row = self.measure(Contestant("compiled", "nchw", mode="default"), self.STOCK)
+        assert row.figures["contestants"]["compiled"]["error"] < 1e-6, row
+
+    def test_a_clock_of_the_device_adds_its_times(self):
+        class Clock:
+            host, warm, cold = ({"stock": [1.0, ms]} for ms in (2.0, 3.0, 4.0))
+
+            def turn(self, name, call, repeats):
+                call()
+                return [5.0] * repeats
+
+        row = timings.measure(tiny(self.STOCK), empty(), "cpu", Clock(), 1e-3)
+        figures = row.figures["contestants"]["stock"]
+        assert [figures[f"{k}_p50"] for k in ("latency", "host", "warm", "cold")] == [
+            *(5.0, 1.5, 2.0, 2.5),
+        ]
 
     def test_a_back_end_that_is_wrong_is_not_timed(self):
         known = empty()
