@@ -10,7 +10,7 @@ import re
 import emulated
 import pytest
 from emulated import DTYPES
-from inception_fused.bench.gpu import choices, nvcc, table
+from inception_fused.bench.gpu import choice_table, choices, nvcc, table
 from inception_fused.bench.gpu.choices import MATHS, Problem
 from native import ROOT
 
@@ -50,7 +50,7 @@ def test_no_instance_has_a_fault(arch):
     assert len(found) == len(MATHS) * len(nvcc.KERNELS) * len(tiles)
     assert [f"{row} {fault}" for row in found for fault in row.faults()] == []
     assert {row.shape for row in found} == set(tiles)
-    page = PAGE.read_text()
+    page = PAGE.read_text() if PAGE.exists() else ""
     if f"nvcc {nvcc.release()}:" in page and f"| sm_{arch} |" in page:
         assert [str(row) for row in found if str(row) not in page] == []
 
@@ -89,7 +89,4 @@ def test_choices_are_those_of_the_launches():
 
 
 def test_the_page_has_the_choices():
-    page = PAGE.read_text()
-    for architecture in choices.architectures():
-        for math in ("Half", "Tf32"):
-            assert "\n".join(table.choice_lines(architecture.sm, math)) in page
+    assert (ROOT / "docs" / "cuda_choices.md").read_text() == choice_table.page()

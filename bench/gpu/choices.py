@@ -23,6 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MATHS = ("Half", "BFloat16", "Tf32", "Float32")
 """Types of ``csrc/cuda/tile.h``, in the order of ``Math`` of ``choose.h``."""
 
+TITLES = dict(zip(MATHS, ("float16", "bfloat16", "tf32", "float32"), strict=True))
+BATCHES = (1, 8, 64, 256)
+"""Of the tables."""
+
 T = TypeVar("T", "Shape", "Architecture")
 
 

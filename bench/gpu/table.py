@@ -16,15 +16,13 @@ from itertools import product
 from inception_fused.spec import GOOGLENET
 
 from . import choices, nvcc
-from .choices import MATHS, Launch, Problem, Shape
+from .choices import BATCHES, MATHS, TITLES, Problem, Shape
 from .nvcc import KERNELS, Code, Instance
 
 ARCHS = ("80", "86", "89", "90a", "100", "120")
-BATCHES = (1, 8, 64, 256)
 CONV = {"pointwise": False, "conv": True}
 """``Launch.conv`` of a kernel."""
 
-TITLES = dict(zip(MATHS, ("float16", "bfloat16", "tf32", "float32"), strict=True))
 REGISTERS = 65536  # of a multiprocessor
 STEP = 8  # registers of a thread are given out in eights
 THREADS = {80: 2048, 90: 2048, 100: 2048}  # that a multiprocessor holds, else 1536
@@ -45,15 +43,6 @@ matrix products, and 16-byte copies from global to shared memory.
 
 | kernel | type | tile | arch | registers | counted | shared | blocks per SM | HMMA | LDGSTS |
 |---|---|---|---|---|---|---|---|---|---|
-"""
-
-_CHOICES = """
-## What choose.h picks
-
-For the nine modules of GoogLeNet, channels last: tile, number of blocks and predicted microseconds
-of the two launches, then both together. The times are a model's, without the launches themselves,
-and have not been compared with a GPU: `inception-fused gpu-check` measures beside them.
-
 """
 
 
@@ -145,26 +134,6 @@ def rows(
             yield Row(instance, arch, code, most.get(key))
 
 
-def _launch(launch: Launch) -> tuple[object, ...]:
-    tile = choices.shapes()[launch.shape]
-    return tile, launch.blocks, f"{launch.nanoseconds / 1000:.2f}"
-
-
-def choice_lines(sm: int, math: str) -> Iterator[str]:
-    """The table of one architecture and type: a line for every module and batch."""
-    yield f"### sm_{sm}, {TITLES[math]}\n"
-    yield "| module | batch | pointwise | blocks | us | conv | blocks | us | both |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    problems = [Problem(name, batch, sm, math) for name in GOOGLENET for batch in BATCHES]
-    for problem, found in zip(problems, choices.launches(problems), strict=True):
-        cells: list[object] = [problem.name, problem.batch]
-        for launch in found:
-            cells += _launch(launch)
-        cells.append(f"{sum(launch.nanoseconds for launch in found) / 1000:.2f}")
-        yield f"| {' | '.join(map(str, cells))} |"
-    yield ""
-
-
 def main(archs: Sequence[str] = ARCHS) -> int:
     """Prints the page, with the kernels of some architectures; 1 if one has a fault."""
     unknown = sorted(set(archs) - set(ARCHS))
@@ -182,10 +151,6 @@ def main(archs: Sequence[str] = ARCHS) -> int:
         for fault in row.faults():
             print(f"{row} {fault}", file=sys.stderr)
             faulty += 1
-    print(_CHOICES, end="")
-    for arch in choices.architectures():
-        for math in ("Half", "Tf32"):
-            print("\n".join(choice_lines(arch.sm, math)))
     return 1 if faulty else 0
 
 
