@@ -18,8 +18,8 @@ namespace {
 void print_tables() {
   for (const Shape& s : kShapes) {
     std::cout << "shape " << s.rows << ' ' << s.columns << ' ' << s.depth << ' ' << s.warp_rows
-              << ' ' << s.warp_columns << ' ' << s.warp_depth << ' ' << s.stages << ' '
-              << s.cluster << ' ' << s.registers << ' ' << s.registers_100 << '\n';
+              << ' ' << s.warp_columns << ' ' << s.warp_depth << ' ' << s.stages << ' ' << s.cluster
+              << ' ' << s.registers << ' ' << s.registers_100 << '\n';
   }
   for (const Architecture& a : kArchitectures) {
     std::cout << "architecture " << a.sm << ' ' << a.processors << ' ' << a.shared_block << ' '
