@@ -89,10 +89,9 @@ SIMT_DEVICE void copy_async(Vector* shared, const void* global, bool valid) {
 //
 // cluster_wait() returns when all threads of the cluster have called cluster_arrive() as often as
 // this one, which calls the two in turn. What was read or written before the arrival stays before
-// what follows the wait, barrier_init() included.
+// what follows the wait.
 SIMT_DEVICE void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   asm volatile("barrier.cluster.arrive.release;" ::: "memory");
 #endif
 }
@@ -104,10 +103,11 @@ SIMT_DEVICE void cluster_wait() {
 }
 
 // A barrier has phases 0, 1, 2 ...: each is over when one thread has told the bytes that it expects
-// and these have come. By one thread, before any other use.
+// and these have come. By one thread, before any other use: the cluster's barrier lies between.
 SIMT_DEVICE void barrier_init(Barrier* barrier) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
 }
 
