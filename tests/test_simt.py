@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import pytest
-from checked import FEW, Site, check
+from checked import Site, check
 from emulated import DTYPES
 from native import ROOT
 
@@ -20,31 +20,35 @@ from inception_fused.lower import lower
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Spec, Stage
 
 LAYOUTS = ("nhwc", "nchw")
-TILES = tuple(FEW)
 SANITIZERS = ("address", "thread")
-# Of a cluster, two blocks have rows and two have none.
-SHAPES = {"alone": (1, 4, 5), "cluster": (1, 8, 9)}
-# Several stages of every operand, tails of rows and columns; then rows that stream for 65 taps.
+# Several stages of every operand, tails of rows and columns; rows that stream for 65 taps; stages
+# of weights that are used twice.
 PLANS = {
     "module": lower(Spec.v1(264, 8, 8, 16, 8, 8, 8, k5=7)),
     "streamed": lower(Spec(8, ((Stage.conv(8, (1, 65)),),))),
+    "shared": lower(Spec(264, ((Stage.conv(32), Stage.conv(8, 3)),))),
 }
+Run = tuple[str, str, str]  # plan, layout, tile
+RUNS: tuple[Run, ...] = (
+    *itertools.product(("module", "streamed"), LAYOUTS, ("alone",)),
+    ("shared", "nhwc", "cluster"),
+)
+SHAPES = {"alone": (1, 4, 5), "cluster": (1, 8, 9)}  # of a cluster, two blocks have rows
 
 
 @cache
-def clean(sanitizer: str, name: str, layout: str, tile: str) -> frozenset[Site]:
+def clean(sanitizer: str, run: Run) -> frozenset[Site]:
     """The sites that a run without a bug passes."""
+    name, layout, tile = run
     outcome = check(sanitizer, PLANS[name], SHAPES[tile], layout, tile=tile)
     assert outcome.caught == "", outcome.text
     return outcome.sites
 
 
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("tile", TILES)
-def test_clean(sanitizer, layout, tile):
-    for name in PLANS:
-        assert clean(sanitizer, name, layout, tile)
+@pytest.mark.parametrize("run", RUNS, ids="-".join)
+def test_clean(sanitizer, run):
+    assert clean(sanitizer, run)
 
 
 @pytest.mark.full
@@ -88,15 +92,15 @@ HARMLESS = {
 }
 
 
-def sites_of(primitive: str) -> dict[Site, tuple[str, str, str]]:
-    """Every site of a primitive, with a plan, a layout and a tile that pass it."""
-    found: dict[Site, tuple[str, str, str]] = {}
-    for tile, name, layout in itertools.product(TILES, PLANS, LAYOUTS):
-        for site in clean("address", name, layout, tile):
+def sites_of(primitive: str) -> dict[Site, Run]:
+    """Every site of a primitive, with a run that passes it."""
+    found: dict[Site, Run] = {}
+    for run in RUNS:
+        for site in clean("address", run):
             # The streamed plan has the only copies whose zeros are the image's border.
-            border = (tile, name, site[0]) == ("alone", "streamed", "copy_async")
-            if site[0] == primitive and (site not in found or border):
-                found[site] = (name, layout, tile)
+            wanted = site not in found or (run[0], site[0]) == ("streamed", "copy_async")
+            if site[0] == primitive and wanted:
+                found[site] = run
     return found
 
 
