@@ -48,11 +48,8 @@ constexpr bool kBuilt = true;
 #endif
 
 simt::Launch to_launch(const LaunchPlan& plan, Math math) {
-  simt::Launch launch{plan.config.blocks,
-                      plan.config.threads,
-                      plan.config.shared,
-                      kShapes[plan.config.shape].cluster,
-                      {}};
+  simt::Launch launch{plan.config.blocks, plan.config.threads, plan.config.shared, {}};
+  launch.cluster = kShapes[plan.config.shape].cluster;
   const Wave* const wave = &plan.wave;
   with_math(math, [&]<class D>() {
     with_shape(plan.config.shape, [&]<class T>() {
@@ -76,7 +73,7 @@ void pack(simt::Machine& machine, const Plan& plan, const PackLayout& layout, Ma
     std::copy(weights[i].weight.stride, weights[i].weight.stride + 4, task.stride);
     task.bias = weights[i].bias;
     task.bias_stride = weights[i].bias_stride;
-    simt::Launch launch{pack_blocks(task, math), kPackThreads, 0, 1, {}};
+    simt::Launch launch{pack_blocks(task, math), kPackThreads, 0, {}};
     with_math(math, [&]<class D>() { launch.kernel = [&task] { run_pack<D>(task); }; });
     machine.run({launch});
   }

@@ -69,8 +69,8 @@ struct Launch {
   int grid;
   int threads;
   int shared_bytes;
-  int cluster;  // blocks
   std::function<void()> kernel;
+  int cluster = 1;  // blocks
 };
 
 // Runs launches in order, each begun early: its threads run up to their dependency_wait before the
