@@ -105,8 +105,8 @@ void cluster_wait(Site site) {
   if (!current->arrived) {
     fail("no arrival before " + at("cluster_wait", site) + ", " + where(*current));
   }
-  current->arrived = false;
   if (mutated(Mutation::kSkipClusterWait, "cluster_wait", site)) return;
+  current->arrived = false;
   Cluster& cluster = *current_block->cluster;
   if (current->cluster_phase == cluster.phase) {
     current->operation = "cluster_wait";
