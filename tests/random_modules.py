@@ -146,7 +146,8 @@ class Made:
 def convolutions(draw: st.DrawFn, channels: int, geometry: str) -> tuple[list[nn.Module], int]:
     """A convolution, what belongs to it, and its output channels.
 
-    ``geometry``: "same" keeps the size, "halve" has stride 2, "valid" loses 2 pixels, "grow" adds 2.
+    ``geometry``: "same" keeps the size, "halve" has stride 2, "valid" loses 2 pixels and "grow"
+    adds 2.
     """
     square = draw(st.sampled_from((1, 1, 3, 5)))
     flat = draw(st.sampled_from(((1, 3), (3, 1), (1, 7), (7, 1))))
@@ -260,7 +261,7 @@ def modules(draw: st.DrawFn) -> Made:
     torch.manual_seed(draw(st.integers(0, 2**31)))
     channels = draw(st.integers(1, 20))
     geometry = draw(st.sampled_from(("same", "same", "same", "halve", "valid")))
-    block, width = draw(blocks(channels, geometry, relu=False, depth=1))
+    block, _ = draw(blocks(channels, geometry, relu=False, depth=1))
     style, flaw = block.style, ""
     if style.behind == "" and not style.listed:
         style.before = draw(st.sampled_from(list(BEFORE)))

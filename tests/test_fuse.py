@@ -80,6 +80,21 @@ def test_example_input_gives_the_same() -> None:
     assert _fused(model) == 9
 
 
+def test_one_block_under_two_names() -> None:
+    block = zoo.make("conv, norm, ReLU")
+    model = nn.ModuleDict({"a": block, "b": nn.Sequential(nn.Conv2d(40, zoo.C, 1), block)}).eval()
+    x = torch.randn(1, zoo.C, 6, 6)
+    wanted = _run(model["b"], _run(model["a"], x))
+    keys = list(model.state_dict())
+    fuse(model)
+    got = _run(model["b"], _run(model["a"], x))
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    assert model["a"] is model["b"][1]
+    assert list(model.state_dict()) == keys
+    blocks = [line for line in explain(model).lines if not line.network]
+    assert [(line.name, line.backend) for line in blocks] == [("a", "cpu")]
+
+
 def test_not_a_module() -> None:
     with pytest.raises(TypeError, match=r"model must be an nn\.Module, got int"):
         fuse(3)

@@ -363,6 +363,56 @@ def test_functional_call_and_vmap(pair: tuple) -> None:
     assert "torch.func" in explain(fused).lines[0].reason
 
 
+def test_strict_load_into_and_out_of_the_original(pair: tuple) -> None:
+    stock, fused, x = pair
+    state = {k: v * 2 for k, v in fused.state_dict().items()}
+    assert str(fused.load_state_dict(state, strict=True)) == "<All keys matched successfully>"
+    stock.load_state_dict(fused.state_dict(), strict=True)
+    _same(stock, fused, x)
+    del state["one.layers.0.weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*one\.layers\.0\.weight"):
+        fused.load_state_dict(state, strict=True)
+
+
+OPTIMISERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "SGD": lambda p: torch.optim.SGD(p, 0.1, foreach=False),
+    "SGD, foreach": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, foreach=True),
+    "SGD, fused": lambda p: torch.optim.SGD(p, 0.1, fused=True),
+    "Adam": lambda p: torch.optim.Adam(p, 0.01, foreach=False),
+    "Adam, fused": lambda p: torch.optim.Adam(p, 0.01, fused=True),
+    "AdamW, foreach": lambda p: torch.optim.AdamW(p, 0.01, foreach=True),
+}
+
+
+@pytest.mark.parametrize("make", OPTIMISERS.values(), ids=OPTIMISERS)
+def test_the_next_call_sees_an_optimiser_step(pair: tuple, make: Callable) -> None:
+    stock, fused, x = pair
+    for m in (stock, fused):
+        optimiser = make(list(m.parameters()))
+        for _ in range(2):
+            optimiser.zero_grad()
+            m(x).square().mean().backward()
+            optimiser.step()
+    assert _taken(fused) == "cpu"
+    wanted = stock(x)
+    torch.testing.assert_close(fused(x), wanted, rtol=0, atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_deterministic_mode(pair: tuple) -> None:
+    stock, fused, x = pair
+    torch.use_deterministic_algorithms(True)
+    try:
+        _same(stock, fused, x)
+        grads = []
+        for _ in range(2):
+            fused.zero_grad()
+            fused(x).square().mean().backward()
+            grads.append([p.grad.clone() for p in fused.parameters()])
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
 def test_meta_device() -> None:
     with torch.device("meta"):
         model = models.Inception.from_spec(GOOGLENET["3a"]).eval()

@@ -211,6 +211,12 @@ def _two_names() -> nn.Module:
     return block
 
 
+def _called_once() -> nn.Module:
+    block = Block(third=lambda: nn.LazyConv2d(8, 3, padding=1))
+    block(torch.zeros(1, C, 5, 5))
+    return block
+
+
 class _Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 0.5
@@ -235,6 +241,17 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
     "no activation anywhere": lambda: Block(unit(order="cn")),
     "one norm missing": _one_norm_missing,
     "ReLU once after the cat": lambda: Block(unit(order="cn"), behind=nn.ReLU()),
+    "ReLU once after the cat, a pool concatenated": lambda: Written(
+        lambda m, x: F.relu(torch.cat([m.one(x), m.two(x), F.max_pool2d(x, 3, 1, 1)], 1)),
+        unit=unit(order="cn"),
+    ),
+    "ReLU after the reduces only": lambda: Written(
+        lambda m, x: torch.cat(
+            [m.one(x), m.two[1](F.relu(m.two[0](x))), m.three[1](F.relu(m.three[0](x))), m.four(x)],
+            1,
+        ),
+        unit=unit(order="cn"),
+    ),
     "functional ReLU, in place": lambda: Block(unit(order="cna", act=lambda: nn.ReLU(True))),
     "one ReLU object for all": lambda: Block(unit(act=lambda: _RELU)),
     "clamp(min=0) for ReLU": lambda: Written(
@@ -295,6 +312,9 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
     "residual add behind the cat": lambda: Written(
         lambda m, x: F.relu(0.5 * torch.cat(_branches(m, x), 1) + torch.cat([x, x, x[:, :8]], 1))
     ),
+    "the input added behind the cat": lambda: Written(
+        lambda m, x: x + torch.cat([m.three(x), m.four(x)], 1)
+    ),
     "scale behind the cat": lambda: Block(behind=_Scaled()),
     "squeeze and excitation": lambda: Block(behind=_Gate()),
     "dropout behind the cat": lambda: Block(behind=nn.Dropout(0.5)),
@@ -345,6 +365,7 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
     ),
     "quantisation stubs": Quantisable,
     "pruned with a mask, made permanent": _pruned,
+    "lazy layers after a first call": _called_once,
     "pruned, odd widths": lambda: Block(
         third=lambda: nn.Sequential(Conv(C, 3), Conv(3, 5, 5), Conv(5, 1))
     ),
