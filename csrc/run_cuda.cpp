@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <array>
 #include <mutex>
 #include <vector>
@@ -116,7 +117,8 @@ void run_into(const Plan& plan, cuda::Math math, const Tensor& x, const Tensor& 
 Tensor pack_cuda(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
                  std::vector<int64_t> tuning, bool tf32) {
   const Plan plan = decode(code);
-  require(tuning.empty(), "tuning must be empty on CUDA");
+  require(std::all_of(tuning.begin(), tuning.end(), [](int64_t tile) { return tile == 0; }),
+          "tuning must be empty or zeros on CUDA");
   check_weights(plan, weights, biases);
   const Tensor& first = weights[0];
   const DeviceGuard guard(first.get_device_index());

@@ -119,7 +119,9 @@ def _cuda_pack(
     plan: Plan, weights: Sequence[Tensor], biases: Sequence[Tensor], tuning: Tuning = ()
 ) -> list[Tensor]:
     tf32 = ops.allows_tf32()
-    return [torch.ops.inception_fused.pack(list(weights), list(biases), plan.code, tf32=tf32)]
+    return [
+        torch.ops.inception_fused.pack(list(weights), list(biases), plan.code, tuning, tf32=tf32)
+    ]
 
 
 def _run(plan: Plan, x: Tensor, packed: list[Tensor]) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from inception_fused import FusedInception, cuda, ops
 from inception_fused.backends import TABLE, Choice, choose
@@ -194,6 +195,26 @@ def test_shapes_of_pack_and_run(dtype, tf32):
     exact = 16 if dtype is torch.float32 and not tf32 else 0
     assert pack.numel() * dtype.itemsize == parameters * dtype.itemsize + columns * 4 + exact
     assert (y.shape, y.dtype, y.device) == ((2, 256, 14, 14), dtype, x.device)
+
+
+class _Recorded(TorchDispatchMode):
+    arguments: tuple = ()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.inception_fused.pack.default:
+            self.arguments = args
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_exported_pack_is_given_its_tuning():
+    """AOTInductor's runtime hands a list that was left at its default on as None (torch 2.14)."""
+    backend = next(b for b in TABLE if b.name == "cuda")
+    x = on_gpu(V1)
+    zeros = (0,) * len(V1.steps)
+    with x.fake_mode, _Recorded() as recorded:
+        weights = [x.new_empty(c.weight_shape) for c in V1.convolutions()]
+        backend.pack(V1, weights, [w.new_empty(w.shape[0]) for w in weights], zeros)
+    assert [*recorded.arguments[3]] == [*zeros]
 
 
 def test_a_changed_setting_packs_again(monkeypatch):
