@@ -49,8 +49,8 @@ class Region(nn.Module):
 class Site:
     """Where a part was found: ``region`` computes the node ``output`` from the node ``source``.
 
-    ``cat`` is the concatenation, or the output of a network, ``channels`` are those of the source, ``shape`` is that of the
-    owner's input.
+    ``cat`` is the concatenation, or the output of a network, ``channels`` are those of the source,
+    ``shape`` is that of the owner's input.
     """
 
     def __init__(

@@ -9,6 +9,8 @@ from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from .match import Source
@@ -124,3 +126,19 @@ def sharded() -> bool:
     """Whether FSDP2 manages modules: it writes weights without a trace, so no pack is kept."""
     state = sys.modules.get("torch.distributed._composable_state")
     return bool(getattr(state, "_module_state_mapping", None))
+
+
+def _mark_written(optimiser: Optimizer, args: Any, kwargs: Any) -> None:
+    """Counts the writes of an optimiser with ``fused=True``, which torch does not (2.14)."""
+    increment_version(
+        [
+            p
+            for group in optimiser.param_groups
+            if group.get("fused")
+            for p in group["params"]
+            if p.grad is not None and type(p) in (Tensor, nn.Parameter) and not p.is_inference()
+        ]
+    )
+
+
+register_optimizer_step_post_hook(_mark_written)
