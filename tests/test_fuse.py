@@ -92,7 +92,8 @@ def test_one_block_under_two_names() -> None:
     assert model["a"] is model["b"][1]
     assert list(model.state_dict()) == keys
     blocks = [line for line in explain(model).lines if not line.network]
-    assert [(line.name, line.backend) for line in blocks] == [("a", "cpu")]
+    # "b" is a block too: one convolution, then the branches.
+    assert [(line.name, line.backend) for line in blocks] == [("a", "cpu"), ("b", "cpu")]
 
 
 def test_not_a_module() -> None:
