@@ -7,11 +7,12 @@ Every other back end is tested against :func:`run`; :func:`backward` is the grad
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from .plan import IN, OUT, Plan, Pool, Slice, Step
+from .plan import IN, OUT, Destination, Plan, Pool, Slice, Step
 from .spec import Activation, Kind, Response, Window
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -82,6 +83,58 @@ def run(plan: Plan, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tenso
     return _forward(plan, x, weights, biases)[OUT]
 
 
+class Gradients(NamedTuple):
+    """Of a step's input, and of the weights and biases of its convolutions; None if not needed."""
+
+    x: Tensor | None
+    weights: list[Tensor | None]
+    biases: list[Tensor | None]
+
+
+class StepGradients(Protocol):
+    """Computes the gradients of convolutions with one input x and one window.
+
+    Args:
+        grads: of each convolution's output, (N, out channels, H', W').
+        x: (N, in channels, H, W).
+        weights: of each convolution, (out channels, in channels, height, width).
+        needs_x, needs_weight, needs_bias: which gradients are needed.
+    """
+
+    def __call__(
+        self,
+        grads: Sequence[Tensor],
+        x: Tensor,
+        weights: Sequence[Tensor],
+        window: Window,
+        needs_x: bool,
+        needs_weight: Sequence[bool],
+        needs_bias: Sequence[bool],
+    ) -> Gradients: ...
+
+
+def aten_gradients(
+    grads: Sequence[Tensor],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    window: Window,
+    needs_x: bool,
+    needs_weight: Sequence[bool],
+    needs_bias: Sequence[bool],
+) -> Gradients:
+    """Torch's own :class:`StepGradients`, one convolution after the other."""
+    found = Gradients(None, [], [])
+    for grad, weight, *needs in zip(grads, weights, needs_weight, needs_bias, strict=True):
+        parts: Sequence[Tensor | None] = (None, None, None)
+        if needs_x or any(needs):
+            parts = _conv_backward(grad, x, weight, window, [needs_x, *needs])
+        if parts[0] is not None:
+            found = found._replace(x=parts[0] if found.x is None else found.x + parts[0])
+        found.weights.append(parts[1])
+        found.biases.append(parts[2])
+    return found
+
+
 def backward(
     plan: Plan,
     x: Tensor,
@@ -89,12 +142,14 @@ def backward(
     biases: Sequence[Tensor],
     grad_out: Tensor,
     needs: Sequence[bool],
+    step_gradients: StepGradients = aten_gradients,
 ) -> tuple[Tensor | None, list[Tensor | None], list[Tensor | None]]:
     """Gradients of :func:`run`, which needs nothing saved but its arguments.
 
     Args:
         grad_out: gradient of the output, with its shape.
         needs: for x, then for each weight, then for each bias: whether to compute its gradient.
+        step_gradients: computes the gradients of the convolutions.
 
     Returns:
         Gradients of x, of the weights and of the biases; None where not needed.
@@ -121,31 +176,46 @@ def backward(
     for step, needed in zip(reversed(plan.steps), reversed(needs_src), strict=True):
         src = _narrow(buffers, step.src)
         operand, indices = pooled(src, step.pre) if step.pre else (src, None)
-        grad_operand: Tensor | None = None
-        for dst in step.dst:
-            mask = [needed, False, False]
-            if dst.weight >= 0:
-                mask[1:] = needs_weight[dst.weight], needs_bias[dst.weight]
-            if not any(mask):
-                continue
-            grad = _narrow(grads, dst.slice)
-            if dst.activation is Activation.RELU:
-                grad = aten.threshold_backward(grad, _narrow(buffers, dst.slice), 0)
-            part: Tensor | None
-            if not step.kind.has_weight:
-                part = grad_unweighted(step, grad, operand)
-            else:
-                part, grad_weights[dst.weight], grad_biases[dst.weight] = _conv_backward(
-                    grad, operand, weights[dst.weight], step.window, mask
-                )
-            if part is not None:
-                grad_operand = part if grad_operand is None else grad_operand + part
+        wanted = [
+            d
+            for d in step.dst
+            if needed or (d.weight >= 0 and (needs_weight[d.weight] or needs_bias[d.weight]))
+        ]
+        if not wanted:
+            continue
+        behind = [_before_activation(grads, buffers, d) for d in wanted]
+        if step.kind.has_weight:
+            indices = [d.weight for d in wanted]
+            found = step_gradients(
+                behind,
+                operand,
+                [weights[i] for i in indices],
+                step.window,
+                needed,
+                [needs_weight[i] for i in indices],
+                [needs_bias[i] for i in indices],
+            )
+            grad_operand = found.x
+            for n, i in enumerate(indices):
+                grad_weights[i], grad_biases[i] = found.weights[n], found.biases[n]
+        else:
+            grad_operand = grad_unweighted(step, behind[0], operand)
         if grad_operand is None:
             continue
         if step.pre:
             grad_operand = grad_pooled(step.pre, grad_operand, src, indices)
         _narrow(grads, step.src).add_(grad_operand)
     return grads.get(IN), grad_weights, grad_biases
+
+
+def _before_activation(
+    grads: dict[int, Tensor], buffers: Sequence[Tensor], d: Destination
+) -> Tensor:
+    """The gradient of a destination before its activation."""
+    grad = _narrow(grads, d.slice)
+    if d.activation is Activation.RELU:
+        grad = aten.threshold_backward(grad, _narrow(buffers, d.slice), 0)
+    return grad
 
 
 def _forward(

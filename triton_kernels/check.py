@@ -58,8 +58,19 @@ def unavailable() -> str | None:
     return None
 
 
+def load_weight_gradient() -> ModuleType:
+    """The module ``weight_gradient``, which imports Triton; nothing may be in the way of it."""
+    return importlib.import_module(".weight_gradient", __package__)
+
+
 def why_not(plan: Plan, x: Tensor) -> str | None:
     """Why the kernels cannot run the plan on x, or None."""
+    reason = why_not_tensor(x)
+    return reason or problem.why_not(plan, x.shape[0], x.shape[2], x.shape[3])
+
+
+def why_not_tensor(x: Tensor) -> str | None:
+    """Why the kernels cannot read x, whatever they compute, or None."""
     if x.device.type != ("cpu" if interprets() else "cuda"):
         return f"x is on {x.device}" + (", TRITON_INTERPRET is set" if interprets() else "")
     if x.dtype not in DTYPES:
@@ -70,7 +81,7 @@ def why_not(plan: Plan, x: Tensor) -> str | None:
             return f"{x.device} is of sm_{major}{minor}, the kernels need sm_80 or newer"
     if _span(x) > problem.MAX_IMAGE:
         return f"the elements of an image of x are more than {problem.MAX_IMAGE} apart"
-    return problem.why_not(plan, x.shape[0], x.shape[2], x.shape[3])
+    return None
 
 
 def _span(x: Tensor) -> int:

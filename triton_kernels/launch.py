@@ -11,7 +11,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from . import kernels
+from . import gradient_kernels, kernels
 from .program import Call
 
 INTERPRETS = not isinstance(kernels.run_launch, triton.JITFunction)
@@ -20,8 +20,16 @@ INTERPRETS = not isinstance(kernels.run_launch, triton.JITFunction)
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 """Types of tensors that the kernels take, and Triton's names of them."""
 
-POINTERS = {"run_launch": 4, "run_pool": 2}
+KERNELS: dict[str, Any] = {
+    "run_launch": kernels.run_launch,
+    "run_pool": kernels.run_pool,
+    "run_weight_gradient": gradient_kernels.run_weight_gradient,
+}
+
+POINTERS = {"run_launch": 4, "run_pool": 2, "run_weight_gradient": 3}
 """How many pointers a kernel takes before the other arguments."""
+
+_FLOAT32_POINTERS = {"run_weight_gradient": 2}  # the one pointer that is always to float32
 
 Launcher = Callable[..., None]
 """Launches one call. Takes its pointers, then the stream."""
@@ -34,8 +42,11 @@ def compile(call: Call, type_name: str, aligned: tuple[bool, ...], target: GPUTa
         type_name: of the tensors' elements, as in :data:`TYPES`.
         aligned: for each pointer, whether it is a multiple of 16 bytes.
     """
-    kernel = getattr(kernels, call.kernel)
-    types = [f"*{type_name}" for _ in aligned] + argument_types(call)
+    kernel = KERNELS[call.kernel]
+    types: list[Any] = [f"*{type_name}" for _ in aligned]
+    if call.kernel in _FLOAT32_POINTERS:
+        types[_FLOAT32_POINTERS[call.kernel]] = "*fp32"
+    types += argument_types(call)
     constants = _constants(call)
     source = ASTSource(
         kernel,
@@ -50,7 +61,7 @@ def compile(call: Call, type_name: str, aligned: tuple[bool, ...], target: GPUTa
 def _constants(call: Call) -> dict[str, Any]:
     """The call's constants in the order of the kernel's parameters."""
     constants = dict(call.constants)
-    names = getattr(kernels, call.kernel).arg_names
+    names = KERNELS[call.kernel].arg_names
     return {name: constants[name] for name in names[len(names) - len(constants) :]}
 
 
@@ -74,7 +85,7 @@ def launcher(call: Call, dtype: torch.dtype, aligned: tuple[bool, ...]) -> Launc
     """What launches the call on the current device; compiles it unless Triton's cache has it."""
     constants = _constants(call)
     if INTERPRETS:
-        interpreted = getattr(kernels, call.kernel)[(call.tiles,)]
+        interpreted = KERNELS[call.kernel][(call.tiles,)]
 
         def interpret(*pointers: Tensor, stream: int) -> None:
             interpreted(*pointers, *call.arguments, **constants)

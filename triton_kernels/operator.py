@@ -52,7 +52,7 @@ def _run(x: Tensor, pack: Tensor, plan: Sequence[int], out: Tensor | None = None
     if out is None:
         out = reference.empty_output(decoded, x) if program is None else program.new_output(x)
     if out.numel():
-        with _on(x.device):
+        with on(x.device):
             if program is None:
                 execute: Any = check.load()
                 program = execute.prepare(decoded, x, pack, out)
@@ -63,7 +63,7 @@ def _run(x: Tensor, pack: Tensor, plan: Sequence[int], out: Tensor | None = None
     return out
 
 
-def _on(device: torch.device) -> AbstractContextManager[Any]:
+def on(device: torch.device) -> AbstractContextManager[Any]:
     """Makes a GPU the current device, if it is not."""
     if device.type == "cpu" or device.index == torch.cuda.current_device():
         return nullcontext()
