@@ -12,6 +12,7 @@ Layers, each importing only those before it::
     training   the plan with the statistics of the batch, and its gradient
     backends   one record per back end, and the choice
     modes      whether a plan holds with a module's training flags as they are
+    gradients  who computes the gradients of convolutions
     module     FusedInception, FusedNetwork
     fuse       fuse, unfuse, explain, on any model
     cli        the command line
@@ -24,6 +25,7 @@ from importlib.metadata import version as _version
 from . import models
 from .backends import backends
 from .fuse import explain, fuse, unfuse
+from .gradients import gradients
 from .module import FusedInception, FusedNetwork
 from .spec import GOOGLENET, Spec
 
@@ -38,6 +40,7 @@ __all__ = [
     "backends",
     "explain",
     "fuse",
+    "gradients",
     "models",
     "unfuse",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from . import graph, ops, training
 from .backends import Backend, Tuning, choose
 from .examine import fold_all, parameters_of
+from .gradients import step_gradients
 from .lower import lower
 from .match import Match
 from .modes import Modes
@@ -228,7 +229,8 @@ class Fusion:
             self._packs[key] = packed
         if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
             weights, biases = self._folded(x.dtype)
-            return ops.differentiable(backend.run, self.plan, x, packed, weights, biases)
+            arguments = (self.plan, x, packed, weights, biases, step_gradients(x))
+            return ops.differentiable(backend.run, *arguments)
         result: Tensor = backend.run(self.plan, x, packed)
         return result
 
@@ -272,7 +274,8 @@ class Fusion:
             self.plan, [w.detach() for w in weights], [b.detach() for b in biases], tuning
         )
         if needs_grad:
-            y = ops.differentiable(backend.run, self.plan, x, packed, weights, biases)
+            arguments = (self.plan, x, packed, weights, biases, step_gradients(x))
+            y = ops.differentiable(backend.run, *arguments)
         else:
             y = backend.run(self.plan, x, packed)
         return y.flatten(1) if self.match.flat else y

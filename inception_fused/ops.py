@@ -17,6 +17,7 @@ from torch import Tensor
 from . import cuda, reference
 from .constant import constant_result
 from .plan import Plan
+from .reference import StepGradients
 
 CPU_DTYPES = (torch.float32, torch.bfloat16)
 """What the CPU kernels compute with."""
@@ -137,24 +138,34 @@ Run = Callable[[Plan, Tensor, list[Tensor]], Tensor]
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(run: Run, plan: Plan, packed: list[Tensor], x: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        run: Run,
+        plan: Plan,
+        packed: list[Tensor],
+        step_gradients: StepGradients,
+        x: Tensor,
+        *tensors: Tensor,
+    ) -> Tensor:
         return run(plan, x, packed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, plan, _, x, *tensors = inputs
+        _, plan, _, step_gradients, x, *tensors = inputs
         ctx.plan = plan
+        ctx.step_gradients = step_gradients
         ctx.save_for_backward(x, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         half = len(tensors) // 2
-        needs = ctx.needs_input_grad[3:]
+        needs = ctx.needs_input_grad[4:]
+        # Only aten's have gradients of their own.
+        step_gradients = reference.aten_gradients if torch.is_grad_enabled() else ctx.step_gradients
         grad_x, grad_weights, grad_biases = reference.backward(
-            ctx.plan, x, tensors[:half], tensors[half:], grad, needs
+            ctx.plan, x, tensors[:half], tensors[half:], grad, needs, step_gradients
         )
-        return (None, None, None, grad_x, *grad_weights, *grad_biases)
+        return (None, None, None, None, grad_x, *grad_weights, *grad_biases)
 
 
 def differentiable(
@@ -164,6 +175,7 @@ def differentiable(
     packed: list[Tensor],
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
+    step_gradients: StepGradients = reference.aten_gradients,
 ) -> Tensor:
     """A back end's forward with gradients for x, weights and biases.
 
@@ -173,6 +185,9 @@ def differentiable(
     Args:
         x: (N, plan.in_channels, H, W).
         packed: the back end's pack of exactly these weights and biases.
+        step_gradients: computes the gradients of convolutions; not asked where the gradients must
+            be differentiable themselves.
     """
-    output: Tensor = _Differentiable.apply(run, plan, packed, x, *weights, *biases)
+    arguments = (run, plan, packed, step_gradients, x, *weights, *biases)
+    output: Tensor = _Differentiable.apply(*arguments)
     return output

@@ -185,19 +185,19 @@ def backward(
             continue
         behind = [_before_activation(grads, buffers, d) for d in wanted]
         if step.kind.has_weight:
-            indices = [d.weight for d in wanted]
+            numbers = [d.weight for d in wanted]
             found = step_gradients(
                 behind,
                 operand,
-                [weights[i] for i in indices],
+                [weights[i] for i in numbers],
                 step.window,
                 needed,
-                [needs_weight[i] for i in indices],
-                [needs_bias[i] for i in indices],
+                [needs_weight[i] for i in numbers],
+                [needs_bias[i] for i in numbers],
             )
             grad_operand = found.x
-            for n, i in enumerate(indices):
-                grad_weights[i], grad_biases[i] = found.weights[n], found.biases[n]
+            for i, weight, bias in zip(numbers, found.weights, found.biases, strict=True):
+                grad_weights[i], grad_biases[i] = weight, bias
         else:
             grad_operand = grad_unweighted(step, behind[0], operand)
         if grad_operand is None:

@@ -23,7 +23,7 @@ LAYERS = (
     ("training",),
     ("examine",),
     ("triton_kernels", "find"),
-    ("backends",),
+    ("backends", "gradients"),
     ("graph",),
     ("modes",),
     ("fusion",),

@@ -58,9 +58,9 @@ def unavailable() -> str | None:
     return None
 
 
-def load_weight_gradient() -> ModuleType:
-    """The module ``weight_gradient``, which imports Triton; nothing may be in the way of it."""
-    return importlib.import_module(".weight_gradient", __package__)
+def load_module(name: str) -> ModuleType:
+    """A module of this package that imports Triton; :func:`unavailable` must be None."""
+    return importlib.import_module(f".{name}", __package__)
 
 
 def why_not(plan: Plan, x: Tensor) -> str | None:

@@ -4,9 +4,9 @@
 
     partial[split, n, t, c] = sum over the split's pixels m of grad[m, n] * operand[m, t, c]
 
-The operand is the source at the pixel of the tap, zero outside of the image. Sums are float32. Every
-split has its own place, and the splits are added later in a fixed order: the result does not depend
-on which block ends first.
+The operand is the source at the pixel of the tap, zero outside of the image. Sums are float32.
+Every split has its own place, and the splits are added later in a fixed order: the result does not
+depend on which block ends first.
 
 Tensors are addressed as in :mod:`kernels`.
 """

@@ -8,7 +8,7 @@ gradient of its weights has a kernel of its own (:mod:`weight_gradient`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -49,7 +49,7 @@ def _weight_gradient(
         return x.new_zeros((grad.shape[1], x.shape[1], *kernel))
     with operator.on(x.device):
         if program is None:
-            loaded: Any = check.load_weight_gradient()
+            loaded: Any = check.load_module("weight_gradient")
             if len(_programs) >= _REMEMBERED:
                 _programs.clear()
             program = _programs[key] = loaded.prepare(grad, x, window)
@@ -69,13 +69,19 @@ torch.library.register_fake(
 )
 
 
+def forget() -> None:
+    """Makes later calls look again for measured tiles."""
+    _programs.clear()
+
+
 def _shape_fault(grad: Tensor, x: Tensor, window: Window) -> str | None:
     shapes = tuple(grad.shape), tuple(x.shape)
     if grad.dim() != 4 or x.dim() != 4 or grad.shape[0] != x.shape[0]:
         return f"grad and x must be of shape (N, C, H, W) with one N, got {shapes[0]}, {shapes[1]}"
     size = window.output_size((x.shape[2], x.shape[3]))
     if size != tuple(grad.shape[2:]):
-        return f"grad must have {size[0]}x{size[1]} pixels for x of shape {shapes[1]}, got {shapes[0]}"
+        wanted = f"{size[0]}x{size[1]}"
+        return f"grad must have {wanted} pixels for x of shape {shapes[1]}, got {shapes[0]}"
     if (grad.dtype, grad.device) != (x.dtype, x.device):
         return f"grad must be {x.dtype} on {x.device} as x is, got {grad.dtype} on {grad.device}"
     return None
@@ -123,8 +129,12 @@ def input_gradient(grad: Tensor, weight: Tensor, window: Window) -> Tensor | Non
     plan = turned(weight.shape[1], weight.shape[0], window)
     if plan is None or check.why_not(plan, grad) is not None:
         return None
-    packed = operator.pack(plan, [turn(weight)], [weight.new_zeros(weight.shape[1])])
-    return operator.run(plan, grad, packed)
+    return operator.run(plan, grad, pack_turned(plan, weight))
+
+
+def pack_turned(plan: Plan, weight: Tensor) -> list[Tensor]:
+    """The pack of a plan of :func:`turned` for the convolution's weight."""
+    return operator.pack(plan, [turn(weight)], [weight.new_zeros(weight.shape[1])])
 
 
 def weight_gradient(grad: Tensor, x: Tensor, window: Window) -> Tensor | None:
@@ -147,10 +157,46 @@ def step_gradients(
     needs_bias: Sequence[bool],
 ) -> Gradients:
     """:func:`reference.aten_gradients` by the kernels; by aten what they cannot compute."""
+    needs = (needs_x, needs_weight, needs_bias)
+    return _step_gradients(grads, x, weights, window, *needs, lambda what, grad: True)
+
+
+def measured_gradients(
+    grads: Sequence[Tensor],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    window: Window,
+    needs_x: bool,
+    needs_weight: Sequence[bool],
+    needs_bias: Sequence[bool],
+) -> Gradients:
+    """:func:`step_gradients` where it was measured as faster, else :func:`aten_gradients`."""
+    needs = (needs_x, needs_weight, needs_bias)
+    measured: Any = check.load_module("measured")
+
+    def is_faster(what: str, grad: Tensor) -> bool:
+        return bool(measured.is_faster(what, grad, x, window))
+
+    return _step_gradients(grads, x, weights, window, *needs, is_faster)
+
+
+def _step_gradients(
+    grads: Sequence[Tensor],
+    x: Tensor,
+    weights: Sequence[Tensor],
+    window: Window,
+    needs_x: bool,
+    needs_weight: Sequence[bool],
+    needs_bias: Sequence[bool],
+    takes: Callable[[str, Tensor], bool],
+) -> Gradients:
     grad = grads[0] if len(grads) == 1 else torch.cat(list(grads), 1)
-    weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
-    grad_x = input_gradient(grad, weight, window) if needs_x else None
-    joint = weight_gradient(grad, x, window) if any(needs_weight) else None
+    grad_x = joint = None
+    if needs_x and takes("input", grad):
+        weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
+        grad_x = input_gradient(grad, weight, window)
+    if any(needs_weight) and takes("weight", grad):
+        joint = weight_gradient(grad, x, window)
     rest = aten_gradients(
         grads,
         x,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +26,9 @@ TILES: dict[Math, tuple[Tile, ...]] = {
     Math.IEEE: (Tile(32, 32, 16, 4, 3), Tile(64, 64, 16, 8, 3)),
 }
 """Tiles (output channels, input channels, pixels of a round) that compile without spilling."""
+
+PREFIX = "gradient-"
+"""Of the keys of measurements."""
 
 _SPLITS = tuple(2**n for n in range(9))
 _LATENCY = 1600  # cycles of a block beside its rounds: first loads, stores
@@ -65,12 +67,11 @@ class Problem(NamedTuple):
         """Of the weight."""
         return self.segment.channels * self.segment.length
 
-    @property
-    def key(self) -> str:
-        """What tiles depend on beside the device."""
+    def key(self, what: str) -> str:
+        """What a measurement of this gradient depends on beside the device."""
         views = [(int(v.layout), v.unit) for v in (self.source, self.grad)]
-        text = json.dumps(["weight gradient", self.segment, self.size, int(self.math), views])
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        text = json.dumps([what, self.segment, self.size, int(self.math), views])
+        return PREFIX + hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def tiles(self, tile: Tile) -> int:
         """Blocks of one split."""
@@ -145,9 +146,7 @@ def interpreted(problem: Problem) -> tuple[Tile, int]:
 class Program:
     """A prepared launch; a call takes tensors like those it was made of."""
 
-    def __init__(
-        self, problem: Problem, tile: Tile, count: int, grad: Tensor, x: Tensor
-    ) -> None:
+    def __init__(self, problem: Problem, tile: Tile, count: int, grad: Tensor, x: Tensor) -> None:
         self._problem = problem
         self._device = x.get_device()
         self._splits = count
@@ -170,19 +169,23 @@ class Program:
         return out.copy_(sums.permute(0, 3, 1, 2))
 
 
-def prepare(grad: Tensor, x: Tensor, window: Window, tiles: Sequence[Tile] = ()) -> Program:
+def device_name(x: Tensor) -> str:
+    """The name under which measurements on x's device are kept."""
+    return "interpreter" if launch.INTERPRETS else torch.cuda.get_device_name(x.device)
+
+
+def prepare(grad: Tensor, x: Tensor, window: Window, tile: Tile | None = None) -> Program:
     """The program for such tensors, with the given tile, the measured one, or the predicted one.
 
     Args:
         grad: (N, O, H', W') of the convolution's output.
         x: (N, I, H, W), its input.
-        tiles: one tile, or none.
     """
     problem = Problem.of(grad, x, window)
-    if launch.INTERPRETS and not tiles:
+    if launch.INTERPRETS:
         return Program(problem, *interpreted(problem), grad, x)
     device = device_of(x)
-    if not tiles:
-        known = cache.load(torch.cuda.get_device_name(x.device)).get(problem.key, ())
-        tiles = known or ranked(problem, device)
-    return Program(problem, tiles[0], splits(problem, tiles[0], device)[1], grad, x)
+    if tile is None:
+        known = cache.load(device_name(x)).get(problem.key("weight"), ())
+        tile = (*known, *ranked(problem, device))[0]
+    return Program(problem, tile, splits(problem, tile, device)[1], grad, x)

@@ -1,0 +1,246 @@
+"""The Triton kernels of gradients in Triton's interpreter; test_triton.py runs this file.
+
+Needs TRITON_INTERPRET=1 before Triton is imported.
+"""
+
+import pytest
+import torch
+from inception_fused.triton_kernels import cache, gradients, measured
+from inception_fused.triton_kernels.choose import Tile
+from nine import FORMATS, tensors
+from test_cpu import ODD
+
+import inception_fused
+from inception_fused import ops, reference
+from inception_fused.backends import TABLE
+from inception_fused.lower import lower
+from inception_fused.reference import aten_gradients
+from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Spec, Window
+
+OP = torch.ops.inception_fused
+TRITON = next(b for b in TABLE if b.name == "triton")
+V1 = Spec.v1(16, 8, 4, 8, 4, 8, 8)
+WINDOWS = {
+    "1x1": Window(),
+    "3x3": Window((3, 3), (1, 1), (1, 1)),
+    "strided": Window((3, 2), (2, 1), (1, 0)),
+    "padded": Window((1, 2), (1, 1), (0, 1)),
+}
+
+
+@pytest.fixture
+def poisoned():
+    """Memory that a kernel gets to write on holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def relative_error(y, exact):
+    assert y.isfinite().all()
+    return float((y.double() - exact).abs().max() / exact.abs().max())
+
+
+def close(ours, stock, exact, dtype):
+    """As near to the exact result as torch's, but for bfloat16, which the interpreter truncates."""
+    eps = torch.finfo(dtype).eps if dtype is torch.bfloat16 else 8 * torch.finfo(torch.float32).eps
+    return relative_error(ours, exact) <= 2 * relative_error(stock, exact) + eps
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("window", WINDOWS)
+def test_the_gradients_of_a_step(window, fmt, dtype):
+    """Three convolutions of one input, one of which needs no weight gradient."""
+    w = WINDOWS[window]
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    x = random(2, 21, 7, 9).to(memory_format=FORMATS[fmt])
+    weights = [random(n, 21, *w.kernel) for n in (8, 5, 16)]
+    size = w.output_size((7, 9))
+    grads = [random(2, len(v), *size).to(memory_format=FORMATS[fmt]) for v in weights]
+    needs = (w, True, [True, False, True], [True, True, False])
+    ours = gradients.step_gradients(grads, x, weights, *needs)
+    stock = aten_gradients(grads, x, weights, *needs)
+    wide = [g.double() for g in grads], x.double(), [v.double() for v in weights]
+    exact = aten_gradients(*wide, *needs)
+    assert close(ours.x, stock.x, exact.x, dtype)
+    for kind in ("weights", "biases"):
+        triples = zip(getattr(ours, kind), getattr(stock, kind), getattr(exact, kind), strict=True)
+        for mine, theirs, right in triples:
+            assert (mine is None) == (theirs is None)
+            assert mine is None or close(mine, theirs, right, dtype)
+
+
+def backward(plan, x, weights, biases, grad, dtype, by):
+    args = x.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+    needs = [True] * (1 + 2 * len(weights))
+    grad_x, *rest = reference.backward(plan, *args, grad.to(dtype), needs, by)
+    return [grad_x, *(g for grads in rest for g in grads)]
+
+
+def check_module(spec, shape, fmt, dtype):
+    plan = lower(spec)
+    x, weights, biases = tensors(spec, shape)
+    # A ReLU must cut off the same values in every precision.
+    biases = [b + 100 for b in biases]
+    x = x.to(memory_format=FORMATS[fmt])
+    grad = torch.randn(reference.empty_output(plan, x).shape)
+    args = [t.to(dtype) for t in (x, *weights, *biases, grad)]
+    n = len(weights)
+    args = args[0], args[1 : 1 + n], args[1 + n : -1], args[-1]
+    ours = backward(plan, *args, dtype, gradients.step_gradients)
+    stock = backward(plan, *args, dtype, aten_gradients)
+    exact = backward(plan, *args, torch.double, aten_gradients)
+    assert ours[0].stride() == stock[0].stride()
+    for mine, theirs, right in zip(ours, stock, exact, strict=True):
+        assert mine.dtype is dtype
+        assert close(mine, theirs, right, dtype)
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("name", GOOGLENET)
+def test_every_paper_module(name, fmt, dtype):
+    size = GOOGLENET_SIZE[name]
+    check_module(GOOGLENET[name], (1, size, size), fmt, dtype)
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    ("name", "fmt", "dtype"),
+    [("stacked", "nhwc", torch.float16), ("forked", "nchw", torch.float32)],
+)
+def test_odd_modules(name, fmt, dtype):
+    check_module(ODD[name], (2, 6, 5), fmt, dtype)
+
+
+def counted(monkeypatch):
+    """The gradients that the kernels were asked for."""
+    asked = []
+    for name in ("input_gradient", "weight_gradient"):
+        real = getattr(gradients, name)
+
+        def record(*args, name=name, real=real):
+            asked.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(gradients, name, record)
+    return asked
+
+
+def gradients_of(module, x):
+    x = x.detach().requires_grad_()
+    module.zero_grad()
+    y = module(x)
+    y.square().sum().backward()
+    return [x.grad, *(p.grad for p in module.parameters())]
+
+
+def assert_all_close(a, b):
+    for one, other in zip(a, b, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_public_choice(monkeypatch, tmp_path):
+    monkeypatch.setenv("INCEPTION_FUSED_CACHE", str(tmp_path))
+    asked = counted(monkeypatch)
+    module = inception_fused.FusedInception(V1, backend="triton").eval()
+    x = torch.randn(2, 16, 6, 5)
+    expected = gradients_of(module, x)
+    assert asked == []  # nothing was measured
+    with inception_fused.gradients("triton"):
+        assert_all_close(gradients_of(module, x), expected)
+    steps = ["input_gradient", "weight_gradient"] * 4  # two 1x1, one of them pooled, 3x3 and 5x5
+    assert asked == steps
+    with inception_fused.gradients("aten"):
+        gradients_of(module, x)
+    gradients_of(module, x)  # "auto" again
+    assert asked == steps
+    with pytest.raises(ValueError, match="by one of auto, aten, triton, got 'cudnn'"):
+        inception_fused.gradients("cudnn")
+
+
+def test_what_was_measured_as_faster_is_taken(monkeypatch, tmp_path):
+    """A file of the cache that has two gradients of the 3x3 convolution, one of them faster."""
+    monkeypatch.setenv("INCEPTION_FUSED_CACHE", str(tmp_path))
+    asked = counted(monkeypatch)
+    module = inception_fused.FusedInception(V1, backend="triton").eval()
+    x = torch.randn(2, 16, 6, 5)
+    expected = gradients_of(module, x)
+    window = WINDOWS["3x3"]
+    shapes = torch.empty(2, 8, 6, 5), torch.empty(2, 12, 6, 5)[:, :4]
+    found = {}
+    real = measured.key
+
+    def note(what, grad, operand, window_):
+        key = real(what, grad, operand, window_)
+        if window_ == window:
+            found[what] = key
+        return key
+
+    monkeypatch.setattr(measured, "_decisions", {})
+    monkeypatch.setattr(measured, "key", note)
+    # Any gradient at all, so that the file is asked.
+    some = real("weight", *shapes, Window((7, 7), (1, 1), (3, 3)))
+    cache.save("interpreter", {some: (Tile(64, 64, 64, 8, 3),)})
+    assert_all_close(gradients_of(module, x), expected)
+    assert asked == []
+    entries = {found["weight"]: (Tile(64, 64, 64, 8, 3),), found["input"]: ()}
+    cache.save("interpreter", entries)
+    monkeypatch.setattr(measured, "_decisions", {})
+    assert_all_close(gradients_of(module, x), expected)
+    assert asked == ["weight_gradient"]
+
+
+def test_a_compiled_training_step():
+    module = inception_fused.FusedInception(V1, backend="triton").eval()
+    x = torch.randn(2, 16, 6, 5)
+    expected = gradients_of(module, x)
+    with inception_fused.gradients("triton"):
+        compiled = torch.compile(module, fullgraph=True)
+        assert_all_close(gradients_of(compiled, x), expected)
+
+
+def test_gradients_of_gradients_are_those_of_torch(monkeypatch):
+    asked = counted(monkeypatch)
+    plan = lower(V1)
+    x, weights, biases = tensors(V1, (1, 4, 4))
+    x.requires_grad_()
+    packed = TRITON.pack(plan, weights, biases)
+    seconds = []
+    for by in (gradients.step_gradients, aten_gradients):
+        y = ops.differentiable(TRITON.run, plan, x, packed, weights, biases, by)
+        (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        seconds += torch.autograd.grad(first.square().sum(), x)
+    assert torch.equal(*seconds)
+    assert asked == []
+
+
+def test_opcheck():
+    for fmt in FORMATS.values():
+        x = torch.randn(2, 6, 5, 7).to(memory_format=fmt)
+        grad = torch.randn(2, 4, 5, 7).to(memory_format=fmt)
+        torch.library.opcheck(OP.triton_weight_gradient.default, (grad, x, (3, 3), (1, 1), (1, 1)))
+    empty = OP.triton_weight_gradient(grad[:0], x[:0], (3, 3), (1, 1), (1, 1))
+    assert torch.equal(empty, torch.zeros(4, 6, 3, 3))
+
+
+def test_wrong_arguments_are_named():
+    x, grad = torch.randn(2, 6, 5, 7), torch.randn(2, 4, 5, 7)
+    for args, message in (
+        ((grad[:1], x), "with one N"),
+        ((grad[0], x), r"of shape \(N, C, H, W\)"),
+        ((grad[:, :, 1:], x), "must have 5x7 pixels"),
+        ((grad.half(), x), "grad must be torch.float32"),
+        ((grad.double(), x.double()), "x is torch.float64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            OP.triton_weight_gradient(*args, (3, 3), (1, 1), (1, 1))
