@@ -128,10 +128,11 @@ def aten_gradients(
         parts: Sequence[Tensor | None] = (None, None, None)
         if needs_x or any(needs):
             parts = _conv_backward(grad, x, weight, window, [needs_x, *needs])
-        if parts[0] is not None:
+        if needs_x:
             found = found._replace(x=parts[0] if found.x is None else found.x + parts[0])
-        found.weights.append(parts[1])
-        found.biases.append(parts[2])
+        # The operator may give more than it is asked for.
+        found.weights.append(parts[1] if needs[0] else None)
+        found.biases.append(parts[2] if needs[1] else None)
     return found
 
 

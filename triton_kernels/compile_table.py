@@ -19,12 +19,15 @@ from triton.backends.compiler import GPUTarget
 from ..lower import lower
 from ..plan import OUT
 from ..spec import GOOGLENET, GOOGLENET_SIZE
-from . import launch, problem, program
+from . import gradients, launch, problem, program, weight_gradient
 from .choose import DEVICES, Device, Math, Tile, choose
 from .program import Call, View
 
 ARCHS: tuple[int | str, ...] = (80, 90, 100, "gfx942")
 BATCHES = (1, 8, 64)
+GRADIENT_BATCH = 64
+"""The batch for which the kernels of gradients are compiled, too."""
+
 FORMATS = ("channels_last", "contiguous")
 
 TYPES = {
@@ -37,6 +40,8 @@ TYPES = {
 
 _MATRIX = ("mma.sync", "wgmma.mma_async", "tcgen05.mma", "v_mfma")
 
+_UNITS = ("SOURCE_UNIT", "OUT_UNIT", "SCRATCH_UNIT", "GRAD_UNIT")
+
 _HEAD = """# Triton kernels
 
 Written by `python -m inception_fused.triton_kernels.compile_table`: every kernel that the chooser
@@ -44,7 +49,9 @@ picks for the nine modules of GoogLeNet at batch 1, 8 and 64, compiled without a
 the launches, of 9 modules x 3 batches, that share a kernel. Registers are of one thread; "spilled"
 bytes, on gfx942 also scalar registers kept in vector ones. ieee products are float32 without TF32,
 which NVIDIA's matrix instructions cannot compute. "Vectors": elements that the source's, the
-output's and the scratch's addresses allow to move at once.
+output's and the scratch's addresses allow to move at once; of a weight gradient, the source's and
+the output gradient's. The gradients' kernels are those of
+single steps at batch 64.
 
 | device | type | input | vectors | launch | tile | warps | stages | uses | registers | spilled | shared | of | matrix instruction |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
@@ -58,7 +65,7 @@ class Kernel:
     device: Device
     type: str
     memory_format: str
-    wave: int
+    launch: str
     tile: Tile
     call: Call
     uses: list[tuple[str, int]] = field(default_factory=list)
@@ -119,18 +126,47 @@ def _picked(
         channels = plan.buffers[buffer]
         if buffer > OUT:
             return View.scratch(channels, edge, edge, math.item)
-        pixels = edge * edge
-        strides = (channels * pixels, pixels, edge, 1)
-        if memory_format == "channels_last":
-            strides = (channels * pixels, 1, edge * channels, channels)
-        return View.of((batch, channels, edge, edge), strides, math.item)
+        return _view(channels, batch, edge, memory_format, math)
 
+    precision = "tf32" if math is Math.TF32 else "ieee"
     for wave, one in enumerate(problem.launches(plan, batch, edge, edge)):
         tile = choose(one, math, device)
         scratch = None if one.scratch == OUT else view(one.scratch)
-        precision = "tf32" if math is Math.TF32 else "ieee"
         call = program.call(one, view(one.source), view(OUT), scratch, tile, precision)
-        yield Kernel(device, type_, memory_format, wave, tile, call)
+        label = ("1x1 and pool", "3x3 and 5x5")[wave]
+        yield Kernel(device, type_, memory_format, label, tile, call)
+    for step in plan.steps if batch == GRADIENT_BATCH else ():
+        height, width = step.window.kernel
+        label = f"pooled {height}x{width}" if step.pre else f"{height}x{width}"
+        turned = gradients.turned(step.src.channels, step.out_channels, step.window)
+        assert turned is not None
+        views = (
+            _view(step.out_channels, batch, edge, memory_format, math),
+            _view(step.src.channels, batch, edge, memory_format, math),
+        )
+        (one,) = problem.launches(turned, batch, edge, edge)
+        tile = choose(one, math, device)
+        call = program.call(one, *views, None, tile, precision)
+        yield Kernel(device, type_, memory_format, f"{label} input gradient", tile, call)
+        geometry = (*step.window.kernel, *step.window.stride, *step.window.padding)
+        channels = (step.src.channels, step.out_channels)
+        segment = problem.Segment(0, channels[0], 0, *geometry, 0, 0, channels[1], 0, 0, 0)
+        size = problem.Size(batch, edge, edge, edge, edge)
+        weight = weight_gradient.Problem(
+            segment, size, math, views[1].dividing(channels[:1]), views[0].dividing(channels[1:])
+        )
+        tile = weight_gradient.ranked(weight, device)[0]
+        count = weight_gradient.splits(weight, tile, device)[1]
+        call = weight_gradient.call(weight, tile, count)
+        yield Kernel(device, type_, memory_format, f"{label} weight gradient", tile, call)
+
+
+def _view(channels: int, batch: int, edge: int, memory_format: str, math: Math) -> View:
+    pixels = edge * edge
+    strides = (channels * pixels, pixels, edge, 1)
+    if memory_format == "channels_last":
+        strides = (channels * pixels, 1, edge * channels, channels)
+    return View.of((batch, channels, edge, edge), strides, math.item)
 
 
 def report(kernel: Kernel) -> Report:
@@ -182,8 +218,8 @@ def row(kernel: Kernel, made: Report) -> str:
         f"sm_{device.arch}" if not device.is_hip else device.arch,
         kernel.type,
         kernel.memory_format,
-        "/".join(str(constants[f"{name}_UNIT"]) for name in ("SOURCE", "OUT", "SCRATCH")),
-        ("1x1 and pool", "3x3 and 5x5")[kernel.wave],
+        "/".join(str(constants[n]) for n in _UNITS if n in constants),
+        kernel.launch,
         f"{tile.rows}x{tile.columns}x{tile.depth}",
         tile.warps,
         tile.stages,

@@ -9,7 +9,6 @@ gradient of its weights has a kernel of its own (:mod:`weight_gradient`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -98,7 +97,6 @@ def why_not(grad: Tensor, x: Tensor) -> str | None:
     return None
 
 
-@lru_cache(maxsize=256)
 def turned(channels: int, out_channels: int, window: Window) -> Plan | None:
     """The plan that computes the gradient of a convolution's input from that of its output.
 
