@@ -60,7 +60,13 @@ def main():
     figures = [microseconds(lambda run=run: run(*pointers, stream=0)) for run in launches]
     counted = library.launch_count() - before
     whole = microseconds(lambda: program(x, pack, out))
-    print(json.dumps({"launch": figures, "program": whole, "launched": counted}))
+    seen = []
+    triton.knobs.runtime.launch_enter_hook.add(lambda metadata: seen.append(metadata.get()["name"]))
+    launches[0](*pointers, stream=0)
+    triton.knobs.runtime.launch_enter_hook.calls[:] = [lambda metadata: None]
+    hooked = [microseconds(lambda run=run: run(*pointers, stream=0)) for run in launches]
+    result = {"launch": figures, "program": whole, "launched": counted}
+    print(json.dumps(result | {"hooked": hooked, "seen": seen}))
 
 
 if __name__ == "__main__":

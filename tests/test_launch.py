@@ -31,20 +31,33 @@ def environment(tmp_path_factory):
     return os.environ | {name: str(value) for name, value in own.items()}
 
 
+def measure(environment):
+    done = subprocess.run(
+        [sys.executable, "launching.py"],
+        cwd=TESTS,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_kept_handles_launch_faster_than_triton_s_own(environment, record_property):
+    """And a hook that is there, as profilers have, is called."""
+    figures = measure(environment)
+    record_property("figures", figures)
+    assert figures["launched"] == 2 * 7 * 2000
+    assert figures["seen"] == ["run_launch"]
+    assert sum(figures["launch"]) < sum(figures["hooked"]), figures
+
+
+@pytest.mark.full
 def test_a_kept_handle_launches_in_less_than_4_microseconds(environment, record_property):
-    """CPU time from the call to the driver, which counts the launches; Triton's launcher is real."""
+    """CPU time from the call to the driver; Triton's launcher is real."""
     for _ in range(5):  # other work on the machine can only add
-        done = subprocess.run(
-            [sys.executable, "launching.py"],
-            cwd=TESTS,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        figures = json.loads(done.stdout)
-        assert figures["launched"] == 2 * 7 * 2000
+        figures = measure(environment)
         if max(figures["launch"]) < LIMIT:
             break
     record_property("figures", figures)
