@@ -227,6 +227,7 @@ def arguments():
 def test_wrong_arguments_are_named():
     x, weights, biases, code, pack = arguments()
     out = torch.empty(2, V1.out_channels, 4, 5)
+    wide = torch.empty(2, V1.out_channels + 3, 4, 5)
     cases = [
         (lambda: OP.triton_run(x[0], pack, code), "x must have 4 dimensions"),
         (lambda: OP.triton_run(x[:, 1:], pack, code), "x must have 6 channels"),
@@ -249,10 +250,25 @@ def test_wrong_arguments_are_named():
             lambda: OP.triton_run.out(x, pack, code, out=out[:1].expand(out.shape)),
             "two indices for one",
         ),
+        (lambda: OP.triton_run.out(wide[:, :6], pack, code, out=wide[:, 3:]), "overlap x"),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_output_beside_the_input_in_one_tensor():
+    """Channels of one tensor, in both formats; a program that was prepared is not taken blindly."""
+    x, weights, biases, code, pack = arguments()
+    expected = reference.run(lower(V1), x, weights, biases)
+    for fmt in FORMATS.values():
+        large = torch.full((2, 8 + V1.out_channels, 4, 5), float("nan")).to(memory_format=fmt)
+        large[:, :6] = x
+        OP.triton_run.out(large[:, :6], pack, code, out=large[:, 8:])
+        torch.testing.assert_close(large[:, 8:], expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(large[:, :6], x)
+        with pytest.raises(ValueError, match="overlap x"):
+            OP.triton_run.out(large[:, 4:10], pack, code, out=large[:, 8:])
 
 
 def test_opcheck():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from inception_fused.triton_kernels import cache, choose, packing, problem
+from inception_fused.triton_kernels import cache, choose, overlap, packing, problem
 from inception_fused.triton_kernels.choose import Math
 from inception_fused.triton_kernels.program import Layouts, View
 from strategies import specs
@@ -147,6 +147,26 @@ def test_a_pack_holds_every_weight_in_its_place(spec, seed):
         assert torch.equal(bias, biases[i])
         found += int(rows.count_nonzero() + bias.count_nonzero())
     assert found == int(packed.count_nonzero())
+
+
+@given(st.data())
+def test_overlap_is_seen_and_slices_beside_each_other_are_not(data):
+    """Against the elements themselves: two ranges of one dimension of a tensor in either format."""
+    size = data.draw(st.tuples(*[st.integers(1, 4)] * 4))
+    base = torch.arange(torch.Size(size).numel()).view(size)
+    if data.draw(st.booleans()):
+        base = base.to(memory_format=torch.channels_last)
+    d = data.draw(st.integers(0, 3))
+
+    def draw_range():
+        start = data.draw(st.integers(0, size[d] - 1))
+        return base.narrow(d, start, data.draw(st.integers(1, size[d] - start)))
+
+    a, b = draw_range(), draw_range()
+    shared = {*a.flatten().tolist()} & {*b.flatten().tolist()}
+    assert overlap.may_overlap(a, b) == overlap.may_overlap(b, a) == bool(shared)
+    assert overlap.elements_are_distinct(a.shape, a.stride())
+    assert not overlap.elements_are_distinct((2, 3), (1, 1))
 
 
 GPUS = [d for d in choose.DEVICES if d.arch in (80, 90, 100, "gfx942")]

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..constant import constant_result
 from ..plan import OUT, Plan
 from . import problem
+from .overlap import elements_are_distinct, may_overlap
 from .packing import layout
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -142,9 +143,11 @@ def check_run(plan: Plan, x: Tensor, pack: Tensor, out: Tensor | None) -> None:
     _require(tuple(out.shape) == shape, f"out must be of shape {shape}, got {tuple(out.shape)}")
     _require_like("out", out, "x", x)
     _require(
-        torch._debug_has_internal_overlap(out) != 1,
-        "out must not have two indices for one element (an expanded view)",
+        elements_are_distinct(out.shape, out.stride()),
+        "out must not have two indices for one element (an expanded or self-overlapping view)",
     )
+    for name, tensor in (("x", x), ("pack", pack)):
+        _require(not may_overlap(tensor, out), f"out must not overlap {name} in memory")
     _require(
         _span(out) <= problem.MAX_IMAGE,
         f"the elements of an image of out are more than {problem.MAX_IMAGE} apart",

@@ -142,7 +142,17 @@ class Program:
                 run(buffers[source], buffers[target], stream=stream)
 
 
-def prepare(plan: Plan, x: Tensor, pack: Tensor, out: Tensor) -> Program:
-    """The program of a plan for such tensors, with measured tiles where there are some."""
+def prepare(
+    plan: Plan, x: Tensor, pack: Tensor, out: Tensor, tiles: Sequence[Tile] | None = None
+) -> Program:
+    """The program of a plan for such tensors; ``program(x, pack, out)`` runs it.
+
+    Args:
+        x: (N, plan.in_channels, H, W).
+        pack: what ``inception_fused::triton_pack`` gives for the plan.
+        out: as :func:`reference.empty_output` gives it, or a slice of a larger tensor.
+        tiles: for each launch (:func:`problem.launches`) one of :func:`tune.candidates`; the
+            measured ones by default, else what the paper model says.
+    """
     work = Work.of(plan, x, out)
-    return Program(work, work.tiles(x), x, pack, out)
+    return Program(work, work.tiles(x) if tiles is None else tiles, x, pack, out)

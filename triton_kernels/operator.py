@@ -44,6 +44,7 @@ def _run(x: Tensor, pack: Tensor, plan: Sequence[int], out: Tensor | None = None
             for t in (x, pack, out)
         ),
         x.dtype is torch.float32 and allows_tf32(),
+        *(_apart(t, out) for t in (x, pack)),
     )
     program = _programs.get(key)
     if program is None:
@@ -61,6 +62,13 @@ def _run(x: Tensor, pack: Tensor, plan: Sequence[int], out: Tensor | None = None
                 _programs[key] = program
             program(x, pack, out)
     return out
+
+
+def _apart(tensor: Tensor, out: Tensor | None) -> int | None:
+    """Bytes between two tensors in one allocation, on which it depends whether they overlap."""
+    if out is None or tensor.untyped_storage().data_ptr() != out.untyped_storage().data_ptr():
+        return None
+    return out.data_ptr() - tensor.data_ptr()
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:
