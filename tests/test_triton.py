@@ -1,5 +1,6 @@
 """The Triton back end on a machine without a GPU: what the kernels are told, tiles, and whether it
-all compiles for GPUs. The kernels' numbers are tested in interpreted.py, in a process of its own.
+all compiles for GPUs. The kernels' numbers are tested in interpreted.py and
+interpreted_gradients.py, in a process of their own.
 """
 
 import importlib.util
@@ -24,10 +25,11 @@ from inception_fused.plan import IN, OUT
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage
 
 
-def test_the_kernels_in_the_interpreter():
+def interpret(marked):
     pytest.importorskip("triton")
+    files = ("interpreted.py", "interpreted_gradients.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "interpreted.py"],
+        [sys.executable, "-m", "pytest", *files, "-m", marked],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         cwd=Path(__file__).parent,
         capture_output=True,
@@ -36,6 +38,15 @@ def test_the_kernels_in_the_interpreter():
     )
     assert done.returncode == 0, done.stdout[-5000:]
     assert " passed" in done.stdout
+
+
+def test_the_kernels_in_the_interpreter():
+    interpret("not full")
+
+
+@pytest.mark.full
+def test_the_kernels_in_the_interpreter_in_every_combination():
+    interpret("full")
 
 
 def test_a_paper_module_is_two_launches_the_longest_segments_first():
