@@ -205,7 +205,8 @@ class Fusion:
             return self._original(f"in training mode: {reason}")
         self.drop()
         self.taken, self.reason = "training", ""
-        operators = training.operators_for(x, self.options.backend, self.options.winograd)
+        backend, winograd = self.options.backend, self.options.winograd
+        operators = training.operators_for(x, backend, winograd, step_gradients(x))
         tensors, norms = training.parameters_of(mode.sources), training.norms_of(mode.sources)
         if autocast:
             dtype = torch.get_autocast_dtype(x.device.type)

@@ -70,7 +70,7 @@ def paper_cases():
         yield pytest.param(name, fmt, dtype, marks=[] if sampled else pytest.mark.full)
 
 
-@pytest.mark.parametrize(("name", "fmt", "dtype"), paper_cases())
+@pytest.mark.parametrize(("name", "fmt", "dtype"), [*paper_cases()])
 def test_paper_modules(name, fmt, dtype):
     spec, size = GOOGLENET[name], GOOGLENET_SIZE[name]
     plan = lower(spec)

@@ -59,7 +59,7 @@ def step_cases():
 
 
 @pytest.mark.usefixtures("poisoned")
-@pytest.mark.parametrize(("window", "fmt", "dtype"), step_cases())
+@pytest.mark.parametrize(("window", "fmt", "dtype"), [*step_cases()])
 def test_the_gradients_of_a_step(window, fmt, dtype):
     """Three convolutions of one input, one of which needs no weight gradient."""
     w = WINDOWS[window]
@@ -178,6 +178,19 @@ def test_the_public_choice(monkeypatch, tmp_path):
     assert asked == steps
     with pytest.raises(ValueError, match="by one of auto, aten, triton, got 'cudnn'"):
         inception_fused.gradients("cudnn")
+
+
+def test_the_public_choice_in_training_mode(monkeypatch):
+    asked = counted(monkeypatch)
+    torch.manual_seed(0)
+    module = inception_fused.FusedInception(V1, batch_norm=True).train()
+    x = torch.randn(2, 16, 6, 5)
+    with inception_fused.gradients("aten"):
+        expected = gradients_of(module, x)
+    assert asked == []
+    with inception_fused.gradients("triton"):
+        assert_all_close(gradients_of(module, x), expected)
+    assert sorted(asked) == ["input_gradient"] * 4 + ["weight_gradient"] * 4
 
 
 def test_what_was_measured_as_faster_is_taken(monkeypatch, tmp_path):

@@ -22,7 +22,8 @@ from strategies import specs
 import inception_fused
 from inception_fused.lower import lower
 from inception_fused.plan import IN, OUT
-from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage
+from inception_fused.reference import Gradients
+from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage, Window
 
 
 def interpret(marked):
@@ -264,6 +265,84 @@ def test_tuning_passes_over_what_the_device_refuses(work):
 
     with pytest.raises(triton.OutOfResources):
         tune.measure(work, device, refuse, lambda tiles: 1.0)
+
+
+@pytest.fixture
+def kernels_that_only_count(monkeypatch):
+    """measured, whose programs say their tile when they run."""
+    measured = pytest.importorskip("inception_fused.triton_kernels.measured")
+    tile = choose.Tile(64, 64, 32, 4, 4)
+    monkeypatch.setattr(measured, "device_of", lambda x: choose.device_for(90, 132))
+    monkeypatch.setattr(measured.tune, "tune", lambda *args: (tile,))
+    monkeypatch.setattr(measured.gradients, "input_gradient", lambda *args: "input")
+    prepared = []
+
+    def prepare(grad, x, window, tile):
+        prepared.append(tile)
+        return lambda grad, x: tile
+
+    monkeypatch.setattr(measured.weight_gradient, "prepare", prepare)
+    return measured, prepared
+
+
+@pytest.mark.parametrize(("aten", "wins"), [(100.0, True), (0.5, False)])
+def test_a_gradient_is_triton_s_where_it_was_faster(kernels_that_only_count, aten, wins):
+    from inception_fused.triton_kernels.execute import math_of
+
+    measured, prepared = kernels_that_only_count
+    window = Window((3, 3), (1, 1), (1, 1))
+    x, grad, weight = torch.ones(1, 8, 5, 5), torch.ones(1, 4, 5, 5), torch.ones(4, 8, 3, 3)
+
+    def timer(function):
+        """Fewer rows of a tile are slower here; aten's time is given."""
+        result = function()
+        if isinstance(result, Gradients):
+            return aten
+        return 1.0 if result == "input" else 64 / result.rows
+
+    tiles = measured.input_winner(grad, x, weight, window, timer)
+    assert tiles == ((choose.Tile(64, 64, 32, 4, 4),) if wins else ())
+    tiles = measured.weight_winner(grad, x, weight, window, timer)
+    all_tiles = measured.weight_gradient.TILES[math_of(torch.float32)]
+    assert {*prepared} == {*all_tiles}
+    most = max(all_tiles, key=lambda t: t.rows)
+    assert tiles == ((most,) if 64 / most.rows < aten else ())
+
+
+def test_a_strided_input_gradient_is_not_measured(kernels_that_only_count):
+    measured, _ = kernels_that_only_count
+    x, grad, weight = torch.ones(1, 8, 5, 5), torch.ones(1, 4, 3, 3), torch.ones(4, 8, 3, 3)
+
+    def timer(function):
+        raise AssertionError("was called")
+
+    assert measured.input_winner(grad, x, weight, Window((3, 3), (2, 2), (1, 1)), timer) == ()
+
+
+@pytest.mark.parametrize("math", Math)
+@pytest.mark.parametrize("device", GPUS, ids=lambda d: str(d.arch))
+def test_the_splits_of_a_weight_gradient_fill_the_device(device, math):
+    """A small weight is many splits, a large one few; every pixel is in one split."""
+    wg = pytest.importorskip("inception_fused.triton_kernels.weight_gradient")
+    counts = []
+    for channels, out_channels in ((192, 16), (832, 384)):
+        segment = problem.Segment(0, channels, 0, 1, 1, 1, 1, 0, 0, 0, 0, out_channels, 0, 0, 0)
+        size = problem.Size(64, 14, 14, 14, 14)
+        views = [
+            View.of((64, c, 14, 14), (c * 196, 1, 14 * c, c), math.item)
+            for c in (channels, out_channels)
+        ]
+        one = wg.Problem(segment, size, math, *views)
+        tile = wg.ranked(one, device)[0]
+        cycles, count = wg.splits(one, tile, device)
+        assert cycles == min(wg.splits(one, t, device)[0] for t in wg.TILES[math])
+        call = wg.call(one, tile, count)
+        share = call.arguments[-1]
+        assert share % tile.depth == 0
+        assert (count - 1) * share < size.rows <= count * share
+        assert call.tiles == count * one.tiles(tile)
+        counts.append(count)
+    assert counts[0] > counts[1]
 
 
 @pytest.fixture

@@ -93,7 +93,13 @@ def splits(problem: Problem, tile: Tile, device: Device) -> tuple[float, int]:
         return waves * (_LATENCY + rounds * step) + added / (_ADD * device.processors)
 
     most = max(1, -(-problem.size.rows // tile.depth))
-    return min((cycles(count), count) for count in _SPLITS if count <= most)
+    least, count = min((cycles(count), count) for count in _SPLITS if count <= most)
+    return least, -(-problem.size.rows // _share(problem, tile, count))
+
+
+def _share(problem: Problem, tile: Tile, count: int) -> int:
+    """Pixels of one of so many splits: whole rounds."""
+    return -(-problem.size.rows // (count * tile.depth)) * tile.depth
 
 
 def ranked(problem: Problem, device: Device) -> tuple[Tile, ...]:
@@ -108,7 +114,6 @@ def _fits(tile: Tile, math: Math, device: Device) -> bool:
 
 def call(problem: Problem, tile: Tile, count: int, widen: bool = False) -> Call:
     """The launch with a tile and a number of splits; of :mod:`program`'s form."""
-    share = -(-problem.size.rows // (count * tile.depth)) * tile.depth
     tiles = problem.tiles(tile)
     constants: dict[str, int | str | bool] = {
         "SOURCE_LAYOUT": int(problem.source.layout),
@@ -124,7 +129,7 @@ def call(problem: Problem, tile: Tile, count: int, widen: bool = False) -> Call:
     views = (problem.source.in_units, problem.grad.in_units)
     return Call(
         "run_weight_gradient",
-        (*views, problem.size, problem.segment, tiles, share),
+        (*views, problem.size, problem.segment, tiles, _share(problem, tile, count)),
         tuple(constants.items()),
         tiles * count,
         tile.warps,

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from ..ops import NOT_LOADED
 from ..plan import Plan
-from ..reference import DTYPES
+from ..reference import DTYPES, StepGradients, aten_gradients
 from .backward import Backward
 from .cpu import CpuOperators
 from .forward import Kept, Parameters, forward
 from .norm import BatchNorm
-from .operators import Operators
+from .operators import Operators, StepOperators
 from .places import norms_of, parameters_of
 
 __all__ = [
@@ -66,8 +66,15 @@ def run(
         return forward(plan, x, parameters, norms, operators)[0]
 
 
-def operators_for(x: Tensor, backend: str, winograd: bool) -> Operators:
-    """The quickest operators for such an x; the arguments are those of ``FusedInception``."""
+def operators_for(
+    x: Tensor, backend: str, winograd: bool, step_gradients: StepGradients
+) -> Operators:
+    """The quickest operators for such an x; the arguments are those of ``FusedInception``.
+
+    ``step_gradients`` computes the gradients of convolutions, unless it is torch's own.
+    """
+    if step_gradients is not aten_gradients:
+        return StepOperators(step_gradients)
     filters = winograd and backend in ("auto", "cpu") and NOT_LOADED is None
     return CpuOperators() if filters and x.device.type == "cpu" else Operators()
 

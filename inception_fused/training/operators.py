@@ -62,5 +62,26 @@ class Operators:
         return reference.grad_unweighted(step, grad, x)
 
 
+class StepOperators(Operators):
+    """Torch's own, but for the gradients of convolutions.
+
+    Args:
+        step_gradients: computes those.
+    """
+
+    def __init__(self, step_gradients: reference.StepGradients) -> None:
+        self._step_gradients = step_gradients
+
+    def grad_input(self, grad: Tensor, x: Tensor, weight: Tensor, window: Window) -> Tensor:
+        found = self._step_gradients([grad], x, [weight], window, True, [False], [False]).x
+        assert found is not None
+        return found
+
+    def grad_weight(self, grad: Tensor, x: Tensor, weight: Tensor, window: Window) -> Tensor:
+        found = self._step_gradients([grad], x, [weight], window, False, [True], [False])
+        assert found.weights[0] is not None
+        return found.weights[0]
+
+
 def _geometry(window: Window) -> tuple[object, ...]:
     return (window.stride, window.padding, (1, 1), False, (0, 0), 1)
