@@ -128,6 +128,7 @@ def test_odd_modules_are_exact_on_integers(name, shape, fmt):
 @pytest.mark.usefixtures("small_tiles")
 @given(specs(), st.integers(1, 2), st.integers(3, 7), st.integers(3, 7), st.booleans())
 @example(Spec(3, ((Stage.conv(2, 2, 1, 0),),)), 1, 4, 4, True)
+@example(Spec(1, ((Stage.pool(),),)), 1, 3, 3, False)
 def test_any_plan(spec, batch, height, width, channels_last):
     plan = lower(spec)
     x, weights, biases = tensors(spec, (batch, height, width))

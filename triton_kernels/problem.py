@@ -124,6 +124,8 @@ def scratch_elements(plan: Plan, images: int, height: int, width: int) -> tuple[
 
 def why_not(plan: Plan, images: int, height: int, width: int) -> str | None:
     """Why the kernels cannot run the plan on such an input, or None."""
+    if not plan.convolutions():
+        return "the plan has no convolution"
     for size, channels in zip(plan.sizes(height, width), plan.buffers, strict=True):
         if images * prod(size) > MAX_PIXELS:
             return f"a buffer has {images * prod(size)} pixels, the kernels count to {MAX_PIXELS}"
