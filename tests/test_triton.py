@@ -333,9 +333,7 @@ def test_the_splits_of_a_weight_gradient_fill_the_device(device, math):
             for c in (channels, out_channels)
         ]
         one = wg.Problem(segment, size, math, *views)
-        fitting = [
-            t for t in wg.TILES[math] if choose.shared_bytes(t, math) <= device.shared_block
-        ]
+        fitting = [t for t in wg.TILES[math] if choose.shared_bytes(t, math) <= device.shared_block]
         tile = wg.ranked(one, device)[0]
         cycles, count = wg.splits(one, tile, device)
         assert cycles == min(wg.splits(one, t, device)[0] for t in fitting)
