@@ -28,6 +28,7 @@ from .fuse import explain, fuse, unfuse
 from .gradients import gradients
 from .module import FusedInception, FusedNetwork
 from .spec import GOOGLENET, Spec
+from .tune import tune
 
 __version__ = _version("inception-fused")
 
@@ -42,5 +43,6 @@ __all__ = [
     "fuse",
     "gradients",
     "models",
+    "tune",
     "unfuse",
 ]

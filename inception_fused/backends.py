@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from . import cuda, ops, reference
 from .plan import Plan
 from .triton_kernels import check as triton_check
 from .triton_kernels import operator as triton_operator
-from .tuning import cpu_tuning
+from .tuning import cpu_describe, cpu_options, cpu_tuning
 
 Tuning = tuple[int, ...]
 """A back end's choice per step; empty: its plainest."""
@@ -36,6 +36,10 @@ class Backend:
     can. ``tuning(plan, x)`` is its choice per step for such an x, ``pack`` prepares the weights
     once per tuning, ``run(plan, x, packed)`` computes the output. ``settings(x)`` is what else a
     pack for such an x depends on beside the weights.
+
+    For measuring: ``options(plan, x)`` is, per place of a tuning, every value that it may have,
+    empty if there is nothing to choose; ``describe(plan, tuning)`` names a tuning;
+    ``tune(plan, x, packed)`` measures what the back end chooses inside its ``run``.
     """
 
     name: str
@@ -46,6 +50,9 @@ class Backend:
     run: Callable[[Plan, Tensor, list[Tensor]], Tensor]
     tuning: Callable[[Plan, Tensor], Tuning] = lambda plan, x: ()
     settings: Callable[[Tensor], Hashable] = lambda x: x.dtype
+    options: Callable[[Plan, Tensor], tuple[Tuning, ...]] = lambda plan, x: ()
+    describe: Callable[[Plan, Tuning], str] = lambda plan, tuning: ""
+    tune: Callable[[Plan, Tensor, list[Tensor]], None] = lambda plan, x, packed: None
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,10 @@ def _cpu_tuning(plan: Plan, x: Tensor) -> Tuning:
     return cpu_tuning(plan, batch or 1, height, width)
 
 
+def _cpu_options(plan: Plan, x: Tensor) -> tuple[Tuning, ...]:
+    return cpu_options(plan) if x.dtype is torch.float32 else ()
+
+
 def _reference_why_not(plan: Plan, x: Tensor) -> str | None:
     if x.dtype not in reference.DTYPES:
         return f"x is {x.dtype}, not floating-point"
@@ -146,8 +157,19 @@ TABLE: tuple[Backend, ...] = (
         triton_check.why_not,
         lambda plan, weights, biases, tuning=(): triton_operator.pack(plan, weights, biases),
         triton_operator.run,
+        tune=triton_operator.tune,
     ),
-    Backend("cpu", "cpu", lambda: ops.NOT_LOADED, _cpu_why_not, _cpu_pack, _run, _cpu_tuning),
+    Backend(
+        "cpu",
+        "cpu",
+        lambda: ops.NOT_LOADED,
+        _cpu_why_not,
+        _cpu_pack,
+        _run,
+        _cpu_tuning,
+        options=_cpu_options,
+        describe=cpu_describe,
+    ),
     Backend(
         "reference",
         None,
@@ -176,16 +198,23 @@ def choose(plan: Plan, x: Tensor, wanted: str = "auto") -> Choice:
     if wanted != "auto" and wanted not in names():
         raise ValueError(f"backend must be auto, {', '.join(names())}, got {wanted!r}")
     refused: list[tuple[str, str]] = []
-    for backend in TABLE:
-        if backend.name != wanted and (
-            wanted != "auto" or backend.device not in (None, x.device.type)
-        ):
-            continue
-        reason = backend.unavailable() or backend.why_not(plan, x)
+    for backend, reason in _asked(plan, x, wanted):
         if reason is None:
             return Choice(backend, tuple(refused))
         refused.append((backend.name, reason))
     raise ValueError("; ".join(f"back end {name}: {reason}" for name, reason in refused))
+
+
+def able(plan: Plan, x: Tensor, wanted: str = "auto") -> list[Backend]:
+    """Every back end that :func:`choose` could take for such an x, the preferred first."""
+    return [backend for backend, reason in _asked(plan, x, wanted) if reason is None]
+
+
+def _asked(plan: Plan, x: Tensor, wanted: str) -> Iterator[tuple[Backend, str | None]]:
+    """The wanted back end, or all for x's device, each with the reason against it."""
+    for backend in TABLE:
+        if backend.name == wanted or (wanted == "auto" and backend.device in (None, x.device.type)):
+            yield backend, backend.unavailable() or backend.why_not(plan, x)
 
 
 def backends() -> dict[str, str]:

@@ -33,7 +33,7 @@ NETWORK_SIZES = (64, 96, 128, 224, 256, 299, 448, 32, 14)
 
 _CHANNELS_TRIED = 4
 
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest difference from the original that the gate lets through, relative to its maximum."""
 
 
@@ -285,7 +285,7 @@ def gate(module: nn.Module, matched: Match, shape: tuple[int, ...], as_set: bool
     ):
         scale = float(theirs.abs().max())
         difference = float((ours - theirs).abs().max())
-        if difference > _TOLERANCE[x.dtype] * scale:
+        if difference > TOLERANCE[x.dtype] * scale:
             raise Refused(f"the fused {what} differs by {difference:.3g} (maximum {scale:.3g})")
     return True
 

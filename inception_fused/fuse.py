@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .examine import Found
 from .find import find
-from .fusion import Fusion, Options, fusion_of, network_of
+from .fusion import Fusion, Options, Timing, fusion_of, network_of
 from .module import (
     Fused,
     FusedInception,
@@ -27,6 +27,7 @@ class Line:
     """One module of a report. ``backend`` is "" if the module is not fused or was not called.
 
     ``network``: the line is about all that the module computes, with the modules inside.
+    ``timings`` are what :func:`inception_fused.tune` has measured for inputs like the last one.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Line:
     backend: str
     reason: str
     network: bool = False
+    timings: tuple[Timing, ...] = ()
 
     def __str__(self) -> str:
         where = f"{_where(self.name)} ({self.module})"
@@ -44,9 +46,14 @@ class Line:
             return f"{where}: not fused: {self.reason}"
         if not self.backend:
             return f"{where}: fused, not called yet"
+        times = "; ".join(
+            f"{t.label} {t.median:.3g} ms ({t.low:.3g}-{t.high:.3g})" for t in self.timings
+        )
+        tried = f"; tried: {times}" if times else ""
         if self.backend == "original":
-            return f"{where}: fused, but the last call took the original path: {self.reason}"
-        return f"{where}: fused, {self.backend}" + (f" ({self.reason})" if self.reason else "")
+            return f"{where}: fused, but the last call took the original path: {self.reason}{tried}"
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"{where}: fused, {self.backend}{reason}{tried}"
 
 
 def _fusion(verdict: Found) -> Fusion | None:
@@ -158,6 +165,7 @@ def explain(model: nn.Module) -> Report:
                 taken,
                 reason if fusion or reason else _not_asked(verdict.network),
                 verdict.network,
+                fusion.timings if fusion else (),
             )
         )
     return Report(tuple(lines))

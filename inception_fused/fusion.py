@@ -35,12 +35,51 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """What one way to run a module took, in ms: the median and the bounds that hold it.
+
+    ``backend`` is the name of a back end or "original"; ``label`` says in words what was run.
+    """
+
+    label: str
+    backend: str
+    tuning: Tuning
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Route:
-    """How to run inputs of one shape: the back end, or None for the original, and why."""
+    """How to run inputs of one shape: the back end, or None for the original, and why.
+
+    ``timings`` are what all that was tried took, if anything was.
+    """
 
     backend: Backend | None
     reason: str
     tuning: Tuning = ()
+    timings: tuple[Timing, ...] = ()
+
+
+Key = tuple[Any, ...]
+"""All of an input that a route depends on."""
+
+
+def key_of(x: Tensor) -> Key:
+    """Its type, device, shape and strides, and the type that autocast would make of it, if any."""
+    return (x.dtype, x.device, x.shape, x.stride(), _cast(x))
+
+
+def _cast(x: Tensor) -> torch.dtype | None:
+    if not autocasts(x):
+        return None
+    return torch.get_autocast_dtype(x.device.type)
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether autocast converts such a tensor."""
+    return torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64
 
 
 class Fusion:
@@ -53,6 +92,7 @@ class Fusion:
         network: whether it is of a network, whose modules have fusions of their own.
         taken: the back end of the last call, "training" or "original"; "" before the first call.
         reason: why the last call took what it took; "" if there is nothing to say.
+        timings: what was measured for inputs like that of the last call.
     """
 
     def __init__(
@@ -67,8 +107,10 @@ class Fusion:
         self.network = network
         self.taken = ""
         self.reason = ""
+        self.timings: tuple[Timing, ...] = ()
         self.watch: Watch | None = None
         self._modes = Modes(module, match)
+        self._measured: dict[Key, Route] = {}
         self.drop()
 
     def begin(self) -> None:
@@ -78,7 +120,24 @@ class Fusion:
     def __deepcopy__(self, memo: dict[int, Any]) -> Fusion:
         sources = tuple(copy.deepcopy(s, memo) for s in self.match.sources)
         match = replace(self.match, sources=sources)
-        return Fusion(copy.deepcopy(self.module, memo), match, self.options, self.network)
+        new = Fusion(copy.deepcopy(self.module, memo), match, self.options, self.network)
+        new._measured = dict(self._measured)
+        return new
+
+    def take(self, key: Key, route: Route | None) -> None:
+        """From now on inputs of this key run by this route, if they may; None: as if untuned.
+
+        It holds for any values of the weights, and in deep copies.
+        """
+        self._routes.pop(key, None)
+        if route is None:
+            self._measured.pop(key, None)
+        else:
+            self._measured[key] = route
+
+    def measured(self, key: Key) -> Route | None:
+        """The route that was given to :meth:`take`."""
+        return self._measured.get(key)
 
     def changed(self) -> str | None:
         """What was changed so that the plan no longer holds; None if nothing."""
@@ -90,8 +149,12 @@ class Fusion:
             self.watch.forget()
         with suppress(AttributeError):  # the parameter may be gone
             graph.forget(self.sources[0].weight.tensor())
+        self.drop_packs()
+        self._routes: dict[Key, Route] = {}
+
+    def drop_packs(self) -> None:
+        """Forgets the packed weights alone; the next call packs those that it needs."""
         self._packs: dict[Any, list[Tensor]] = {}
-        self._routes: dict[Any, Route] = {}
 
     @property
     def state(self) -> tuple[str, str]:
@@ -112,9 +175,8 @@ class Fusion:
             return self._live(x)
         if type(x) is not Tensor and type(x) is not nn.Parameter:
             return self._original(f"the input is a {type(x).__name__}")
-        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64
-        computed = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
-        key = (x.dtype, x.device, x.shape, x.stride(), computed)
+        key = key_of(x)
+        autocast = key[-1] is not None
         route = self._routes.get(key)
         if route is not None and route.backend is None:  # whatever the weights are now
             return self._refused(route)
@@ -143,7 +205,7 @@ class Fusion:
         if route is None:
             if len(self._routes) >= _REMEMBERED:
                 self._routes.clear()
-            route = self._routes[key] = self._route(x, autocast)
+            route = self._routes[key] = self._route(x, autocast, key)
         if route.backend is None:
             return self._refused(route)
         if autocast:
@@ -153,21 +215,27 @@ class Fusion:
 
     def leave(self, reason: str) -> None:
         """Notes that a call takes the original path, and why."""
-        self.taken, self.reason = "original", reason
+        self.taken, self.reason, self.timings = "original", reason, ()
         self.drop()
 
     def _refused(self, route: Route) -> Tensor | None:
-        self.taken, self.reason = "original", route.reason
+        self.taken, self.reason, self.timings = "original", route.reason, route.timings
         return None
 
     def _original(self, reason: str) -> Tensor | None:
         self.leave(reason)
         return None
 
-    def _route(self, x: Tensor, autocast: bool, tuned: bool = True) -> Route:
-        """How to run such an x; the reason says why not the fused path or a back end before."""
+    def _route(self, x: Tensor, autocast: bool, key: Key | None = None) -> Route:
+        """How to run such an x; the reason says why not the fused path or a back end before.
+
+        Args:
+            key: of x; None if a graph is recorded, which knows neither measurements nor tunings.
+        """
         if (reason := self._why_not(x, autocast)) is not None:
             return Route(None, reason)
+        if key is not None and (measured := self._measured.get(key)) is not None:
+            return measured
         if autocast:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         try:
@@ -181,7 +249,7 @@ class Fusion:
         backend = choice.backend
         if backend.name == "reference" and self.options.backend != "reference":
             return Route(None, reason or "the reference back end is not faster than the original")
-        tuning = backend.tuning(self.plan, x) if tuned and self.options.winograd else ()
+        tuning = backend.tuning(self.plan, x) if key and self.options.winograd else ()
         return Route(backend, reason, tuning)
 
     def _why_not(self, x: Tensor, autocast: bool) -> str | None:
@@ -204,7 +272,7 @@ class Fusion:
         if (reason := self.watch.note()) is not None:
             return self._original(f"in training mode: {reason}")
         self.drop()
-        self.taken, self.reason = "training", ""
+        self.taken, self.reason, self.timings = "training", "", ()
         backend, winograd = self.options.backend, self.options.winograd
         operators = training.operators_for(x, backend, winograd, step_gradients(x))
         tensors, norms = training.parameters_of(mode.sources), training.norms_of(mode.sources)
@@ -220,7 +288,22 @@ class Fusion:
         return training.run(self.plan, x, tensors, norms, operators)
 
     def _run(self, route: Route, backend: Backend, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-        self.taken, self.reason = backend.name, route.reason
+        self.taken, self.reason, self.timings = backend.name, route.reason, route.timings
+        packed = self._packed(route, backend, x)
+        if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
+            weights, biases = self._folded(x.dtype)
+            arguments = (self.plan, x, packed, weights, biases, step_gradients(x))
+            return ops.differentiable(backend.run, *arguments)
+        result: Tensor = backend.run(self.plan, x, packed)
+        return result
+
+    def tune_inside(self, backend: Backend, tuning: Tuning, x: Tensor) -> None:
+        """Lets a back end measure, for such an x, what it chooses inside its ``run``."""
+        if autocasts(x):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        backend.tune(self.plan, x, self._packed(Route(backend, "", tuning), backend, x))
+
+    def _packed(self, route: Route, backend: Backend, x: Tensor) -> list[Tensor]:
         key = (backend.name, backend.settings(x), route.tuning)
         packed = self._packs.get(key)
         if packed is None:
@@ -228,12 +311,7 @@ class Fusion:
             with torch.inference_mode(False), torch.no_grad():
                 packed = backend.pack(self.plan, *self._folded(x.dtype), route.tuning)
             self._packs[key] = packed
-        if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
-            weights, biases = self._folded(x.dtype)
-            arguments = (self.plan, x, packed, weights, biases, step_gradients(x))
-            return ops.differentiable(backend.run, *arguments)
-        result: Tensor = backend.run(self.plan, x, packed)
-        return result
+        return packed
 
     def _folded(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
         weights, biases = fold_all(self.sources)
@@ -252,8 +330,8 @@ class Fusion:
         for m in modules:
             if m is not self.module and (m._forward_hooks or m._forward_pre_hooks):
                 return None
-        autocast = torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64
-        route = self._route(x, autocast, tuned=False)
+        autocast = autocasts(x)
+        route = self._route(x, autocast)
         backend = route.backend
         if backend is None:
             return None

@@ -32,13 +32,35 @@ def cpu_tuning(plan: Plan, batch: int, height: int, width: int) -> tuple[int, ..
     return tuple(_choose(step, batch, *sizes[step.dst[0].slice.buffer]) for step in plan.steps)
 
 
-def _choose(step: Step, batch: int, height: int, width: int) -> int:
+def cpu_options(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """Per step every value that its place in a tuning may have."""
+    return tuple((0, *_tiles(step)) for step in plan.steps)
+
+
+def cpu_describe(plan: Plan, tuning: tuple[int, ...]) -> str:
+    """A tuning in words: "direct", or Winograd's F(m x m, r x r) by number of step."""
+    named = [
+        f"step {number} F({tile}x{tile},{step.window.kernel[0]}x{step.window.kernel[1]})"
+        for number, (step, tile) in enumerate(zip(plan.steps, tuning, strict=False))
+        if tile
+    ]
+    return ", ".join(named) or "direct"
+
+
+def _tiles(step: Step) -> tuple[int, ...]:
+    """Edges of the output tiles in which a step can be computed."""
     window = step.window
     if step.kind is not Kind.CONV or window.stride != (1, 1) or window.kernel not in _TILES:
-        return 0
+        return ()
     if len({destination.slice.buffer for destination in step.dst}) > 1:
+        return ()
+    return _TILES[window.kernel]
+
+
+def _choose(step: Step, batch: int, height: int, width: int) -> int:
+    if not (possible := _tiles(step)):
         return 0
-    edge = window.kernel[0]
+    edge = step.window.kernel[0]
     inputs, outputs = step.src.channels, step.out_channels
 
     def cost(tile: int) -> float:
@@ -49,4 +71,4 @@ def _choose(step: Step, batch: int, height: int, width: int) -> int:
         transforms = tiles * (_PER_INPUT * inputs + _PER_OUTPUT * outputs)
         return products * ((tiles + _PER_WEIGHT) * inputs * outputs + transforms)
 
-    return min((0, *_TILES[window.kernel]), key=cost)
+    return min((0, *possible), key=cost)

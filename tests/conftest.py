@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import native
@@ -18,6 +19,14 @@ def _threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of a test is its own, and empty: no figure of this machine's user is read."""
+    folder = tmp_path / "inception_fused_cache"
+    monkeypatch.setenv("INCEPTION_FUSED_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "inception_fused"
 
 # Each may import those of the lines above it, in functions too.
 LAYERS = (
-    ("spec", "trace", "constant"),
+    ("spec", "trace", "constant", "cache", "medians"),
     ("plan", "match", "models"),
     ("lower", "network"),
     ("reference", "weights", "tuning", "table", "outline", "cuda"),
@@ -28,12 +28,14 @@ LAYERS = (
     ("modes",),
     ("fusion",),
     ("module",),
-    ("fuse",),
+    ("fuse", "candidates"),
+    ("trial",),
+    ("tune",),
     ("__init__",),
     ("cli",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-STANDARD_LIBRARY_ONLY = ("spec", "plan")
+STANDARD_LIBRARY_ONLY = ("spec", "plan", "cache", "medians")
 LAZY = {"cli": "bench"}  # allowed inside functions, as bench is an optional extra
 
 

@@ -346,71 +346,22 @@ def test_the_splits_of_a_weight_gradient_fill_the_device(device, math):
     assert counts[0] > counts[1]
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("INCEPTION_FUSED_CACHE", str(tmp_path / "tiles"))
-    monkeypatch.setattr(cache, "_LOADED", {})
-    return tmp_path / "tiles"
-
-
 TILES = (choose.Tile(64, 64, 32, 4, 4), choose.Tile(128, 64, 64, 8, 3))
 
 
-def again(device):
-    """What another process would load."""
-    cache._LOADED.clear()
-    return cache.load(device)
-
-
-@pytest.mark.usefixtures("folder")
-def test_measured_tiles_are_kept_by_device_and_key():
-    assert again("NVIDIA H100 80GB HBM3") == {}
-    file = cache.save("NVIDIA H100 80GB HBM3", {"a": TILES})
-    assert file.name == "triton-NVIDIA-H100-80GB-HBM3.json"
-    cache._LOADED.clear()
-    cache.save("NVIDIA H100 80GB HBM3", {"b": TILES[:1]})
-    assert again("NVIDIA H100 80GB HBM3") == {"a": TILES, "b": TILES[:1]}
-    assert again("NVIDIA A100-SXM4-80GB") == {}
-    assert [p.name for p in file.parent.iterdir()] == [file.name]
+def test_measured_tiles_are_kept(cache_folder):
+    file = cache.TILES.save("NVIDIA H100 80GB HBM3", {"a": TILES})
+    assert file == cache_folder / "triton-NVIDIA-H100-80GB-HBM3.json"
+    cache.TILES.forget()
+    assert cache.TILES.load("NVIDIA H100 80GB HBM3") == {"a": TILES}
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("", "damaged"),
-        ("[1, 2]", "damaged"),
-        ('{"format": 1, "device": "gpu", "tiles": {"a": [[64, 64, 32, 4]]}}', "damaged"),
-        ('{"format": 1, "device": "gpu", "tiles": {"a": [[65, 64, 32, 4, 3]]}}', "damaged"),
-        ('{"format": 1, "device": "gpu", "tiles": {"a": [[64, 64, 32, 4, 99]]}}', "damaged"),
-        ('{"format": 1, "device": "gpu"}', "damaged"),
-        ('{"format": 999, "device": "gpu", "tiles": {}}', "its format is 999"),
-        ('{"format": 1, "device": "other", "tiles": {}}', "of the device 'other'"),
-        (b"\xff\xfe\x00", "decode"),
-    ],
+    "tile", [[64, 64, 32, 4], [65, 64, 32, 4, 3], [64, 64, 32, 4, 99], [64, 64, True, 4, 3]]
 )
-def test_a_file_that_is_no_cache_is_ignored_with_a_warning_and_replaced(folder, text, reason):
-    folder.mkdir()
-    file = cache.path("gpu")
-    file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.warns(UserWarning, match=reason):
-        assert again("gpu") == {}
-    with pytest.warns(UserWarning, match=reason):
-        cache.save("gpu", {"a": TILES})
-    assert again("gpu") == {"a": TILES}
-
-
-def test_a_failed_write_leaves_the_old_file(folder, monkeypatch):
-    file = cache.save("gpu", {"a": TILES})
-    before = file.read_text()
-
-    def fail(source, target):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        cache.save("gpu", {"b": TILES})
-    assert file.read_text() == before
-    assert [*folder.iterdir()] == [file]
+def test_what_is_no_tile_is_not_read(tile):
+    with pytest.raises((ValueError, TypeError)):
+        cache.TILES.read([tile])
 
 
 def test_the_key_is_of_plan_shape_type_and_layout(work):

@@ -84,7 +84,7 @@ class Work:
         """A tile for each launch: as it was measured, else as the paper model says."""
         if launch.INTERPRETS:
             return [choose.interpreted(one) for one in self.launches]
-        known = cache.load(torch.cuda.get_device_name(x.device)).get(cache.key(self), ())
+        known = cache.TILES.load(torch.cuda.get_device_name(x.device)).get(cache.key(self), ())
         if len(known) == len(self.launches):
             return known
         device = device_of(x)

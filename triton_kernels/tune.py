@@ -87,7 +87,7 @@ def tune(
         out = empty_output(plan, x)
         work = Work.of(plan, x, out)
         key = cache.key(work)
-        if (known := cache.load(name).get(key)) is not None:
+        if (known := cache.TILES.load(name).get(key)) is not None:
             return known
 
         def run(tiles: Sequence[Tile]) -> Callable[[], None]:
@@ -95,5 +95,5 @@ def tune(
             return lambda: program(x, pack, out)
 
         best = measure(work, device_of(x), run, timer)
-    cache.save(name, {key: best})
+    cache.TILES.save(name, {key: best})
     return best

@@ -1,0 +1,454 @@
+"""tune: what is tried, what is taken, what is kept; with back ends that take a known time."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import inception_fused
+from inception_fused import reference, trial
+from inception_fused.backends import TABLE, Backend
+from inception_fused.candidates import candidates, clearly_faster, finalists, winner
+from inception_fused.fusion import fusion_of
+from inception_fused.lower import lower
+from inception_fused.models import Inception
+from inception_fused.spec import GOOGLENET
+from inception_fused.tuning import cpu_describe, cpu_options, cpu_tuning
+
+# The package's attributes of these names are functions.
+backends, module = (sys.modules[f"inception_fused.{name}"] for name in ("backends", "tune"))
+STORE = module.STORE
+REFERENCE = TABLE[-1]
+X = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Slowed(Inception):
+    """An Inception module whose own forward takes a known time longer."""
+
+    seconds = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(Slowed.seconds)
+        return super().forward(x)
+
+
+def tiny(kind: type = Inception) -> nn.Module:
+    torch.manual_seed(3)
+    return kind(8, 4, 4, 8, 4, 8, 4, batch_norm=True).eval().requires_grad_(False)
+
+
+def waits(name: str, seconds: Callable[[tuple[int, ...]], float], **fields: object) -> Backend:
+    """The reference, which takes so much longer by the tuning in its pack."""
+
+    def run(plan: object, x: Tensor, packed: list[Tensor]) -> Tensor:
+        *rest, tuning = packed
+        time.sleep(seconds(tuple(tuning.tolist())))
+        return REFERENCE.run(plan, x, rest)
+
+    def pack(plan: object, weights: object, biases: object, tuning: tuple[int, ...] = ()) -> object:
+        return [*weights, *biases, torch.tensor(tuning, dtype=torch.int64)]
+
+    return replace(REFERENCE, name=name, device="cpu", run=run, pack=pack, **fields)
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Replaces the back ends; the modules' own forward takes 2 ms and more."""
+
+    def set_(*rows: Backend) -> None:
+        monkeypatch.setattr(backends, "TABLE", rows)
+        monkeypatch.setattr(module, "TABLE", rows)
+
+    monkeypatch.setattr(Slowed, "seconds", 0.002)
+    monkeypatch.setattr(trial, "MOST_ROUNDS", 12)
+    STORE.forget()
+    yield set_
+    STORE.forget()
+
+
+def tuned(seconds: float = 0.01, **arguments: object) -> tuple[nn.Module, object]:
+    model = inception_fused.fuse(tiny(Slowed))
+    return model, inception_fused.tune(model, X, seconds, **arguments)
+
+
+def taken(model: nn.Module, x: Tensor = X) -> str:
+    with torch.no_grad():
+        model(x)
+    fusion = fusion_of(model)
+    assert fusion is not None
+    return fusion.taken
+
+
+def test_the_fastest_back_end_is_taken(table: Callable[..., None]) -> None:
+    slow, fast = waits("slow", lambda _: 0.004), waits("fast", lambda _: 0.0)
+    table(slow, fast)
+    model, report = tuned()
+    assert taken(model) == "fast"
+    (line,) = report.lines
+    assert not line.remembered
+    assert [t.label for t in line.figures.timings] == ["fast", "original", "slow"]
+    by_name = {t.backend: t for t in line.figures.timings}
+    assert 2 <= by_name["original"].median < by_name["slow"].median
+    assert by_name["slow"].low >= 4
+    assert all(t.low <= t.median <= t.high for t in line.figures.timings)
+
+
+def test_the_original_is_taken_where_nothing_beats_it_clearly(table: Callable[..., None]) -> None:
+    table(waits("slow", lambda _: 0.004), waits("equal", lambda _: 0.002))
+    model, report = tuned()
+    assert taken(model) in ("original", "equal")  # equal in its sleep, the rest is noise
+    table(waits("slow", lambda _: 0.004))
+    model, report = tuned()
+    assert taken(model) == "original"
+    assert "nothing is clearly faster" in str(report)
+    text = str(inception_fused.explain(model))
+    assert "took the original path: measured: nothing is clearly faster than" in text
+    assert "tried: original" in text
+    with torch.no_grad():
+        assert torch.equal(model(X), tiny()(X))
+
+
+def test_places_of_a_tuning_that_help_alone_are_put_together(table: Callable[..., None]) -> None:
+    """Each place saves a millisecond, but the first, which costs one."""
+
+    def seconds(tuning: tuple[int, ...]) -> float:
+        first, *others = tuning or (0, 0, 0)
+        return 0.004 + 0.001 * first - 0.001 * sum(others)
+
+    options = ((0, 1), (0, 1), (0, 1))
+    table(
+        waits(
+            "many",
+            seconds,
+            options=lambda plan, x: options,
+            tuning=lambda plan, x: (0, 0, 0),
+            describe=lambda plan, tuning: "-".join(map(str, tuning)),
+        )
+    )
+    Slowed.seconds = 0.006
+    model, report = tuned()
+    figures = report.lines[0].figures
+    assert figures.taken == "many: 0-1-1"
+    labels = {t.label for t in figures.timings}
+    assert labels == {"original", *(f"many: {t}" for t in ("0-0-0", "1-0-0", "0-1-0", "0-0-1"))} | {
+        "many: 0-1-1"
+    }
+    assert taken(model) == "many"
+
+
+def test_a_wrong_or_broken_candidate_is_dropped_with_a_warning(
+    table: Callable[..., None],
+) -> None:
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("no such instruction")
+
+    right = waits("right", lambda _: 0.0)
+    wrong = replace(REFERENCE, name="wrong", run=lambda p, x, w: 1.01 * REFERENCE.run(p, x, w))
+    nan = replace(REFERENCE, name="nan", run=lambda p, x, w: REFERENCE.run(p, x, w) * torch.nan)
+    table(replace(REFERENCE, name="broken", run=broken), wrong, nan, right)
+    with pytest.warns(UserWarning, match="tune does not try") as caught:
+        model, report = tuned()
+    messages = sorted(str(w.message) for w in caught)
+    assert len(messages) == 3
+    assert "does not try broken for the model, 1x8x6x6" in messages[0]
+    assert "raises RuntimeError: no such instruction" in messages[0]
+    assert "does not try nan" in messages[1]
+    assert "does not try wrong" in messages[2]
+    assert "it differs from the original by" in messages[2]
+    assert {t.backend for t in report.lines[0].figures.timings} == {"original", "right"}
+    assert taken(model) == "right"
+
+
+def test_the_choice_follows_weights_and_is_copied(table: Callable[..., None]) -> None:
+    table(waits("slow", lambda _: 0.004), waits("fast", lambda _: 0.0))
+    model, _ = tuned()
+    copied = copy.deepcopy(model)
+    assert taken(copied) == "fast"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    assert taken(model) == "fast"
+    plain = inception_fused.unfuse(copy.deepcopy(model))
+    with torch.no_grad():
+        torch.testing.assert_close(model(X), plain(X))
+    model.train().eval()
+    assert taken(model) == "fast"
+    assert taken(model, X.repeat(2, 1, 1, 1)) == "slow"  # another shape was not measured
+    assert taken(model.double(), X.double()) == "slow"
+    state = model.state_dict()
+    assert state.keys() == tiny().state_dict().keys()
+
+
+def test_dtypes_that_do_not_fit_are_refused_as_without_tuning(table: Callable[..., None]) -> None:
+    table(waits("fast", lambda _: 0.0))
+    model, _ = tuned()
+    model.double()
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        model(X)
+    assert "parameters are torch.float64" in fusion_of(model).reason
+
+
+def test_an_original_that_was_measured_keeps_the_packs_of_other_shapes(
+    table: Callable[..., None],
+) -> None:
+    packs = 0
+
+    def pack(*arguments: object) -> list[Tensor]:
+        nonlocal packs
+        packs += 1
+        return slow.pack(*arguments)
+
+    slow = waits("slow", lambda _: 0.004)
+    table(replace(slow, pack=pack))
+    model, _ = tuned()
+    packs = 0
+    for _ in range(3):
+        assert taken(model) == "original"
+        assert taken(model, X.repeat(2, 1, 1, 1)) == "slow"
+    assert packs == 1
+
+
+def test_figures_are_remembered_and_measured_again_if_fresh(
+    table: Callable[..., None], cache_folder: Path
+) -> None:
+    runs = 0
+
+    def seconds(_: tuple[int, ...]) -> float:
+        nonlocal runs
+        runs += 1
+        return 0.0
+
+    table(waits("fast", seconds))
+    tuned()
+    (file,) = cache_folder.iterdir()
+    assert file.name.startswith("tune-")
+    STORE.forget()
+    runs = 0
+    model, report = tuned()
+    assert runs == 1  # the call that finds the shapes
+    assert report.lines[0].remembered
+    assert "takes fast (remembered: fast" in str(report)
+    assert taken(model) == "fast"
+    assert "fast (measured as fastest: " in str(inception_fused.explain(model))
+    model, report = tuned(fresh=True)
+    assert runs > 20
+    assert not report.lines[0].remembered
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda figures: figures | {"taken": "other"},
+        lambda figures: figures | {"timings": []},
+        lambda figures: figures["timings"][0].update(backend="hip") or figures,
+        lambda figures: figures["timings"][0].update(tuning=["2"]) or figures,
+        lambda figures: figures["timings"][0].update(low=-1) or figures,
+        lambda figures: figures["timings"][0].update(high="much") or figures,
+    ],
+)
+def test_damaged_figures_are_ignored_with_a_warning(
+    table: Callable[..., None], cache_folder: Path, change: Callable[[dict], dict]
+) -> None:
+    table(waits("fast", lambda _: 0.0))
+    tuned()
+    (file,) = cache_folder.iterdir()
+    content = json.loads(file.read_text())
+    content["entries"] = {key: change(value) for key, value in content["entries"].items()}
+    file.write_text(json.dumps(content))
+    STORE.forget()
+    with pytest.warns(UserWarning, match=r"the tune cache .* is ignored: it is damaged"):
+        model, report = tuned()
+    assert not report.lines[0].remembered
+    assert taken(model) == "fast"
+
+
+def test_a_tuning_that_no_longer_exists_is_measured_again(table: Callable[..., None]) -> None:
+    def row(*values: int) -> Backend:
+        return waits(
+            "one",
+            lambda tuning: 0.001 * (tuning[0] != values[-1]),
+            options=lambda plan, x: (values,),
+            tuning=lambda plan, x: values[:1],
+        )
+
+    table(row(0, 7))
+    _, report = tuned()
+    (figures,) = STORE.load(module.device_name(X)).values()
+    assert report.lines[0].figures == figures
+    table(row(0, 5))
+    _, report = tuned()
+    assert not report.lines[0].remembered
+    best = min(report.lines[0].figures.timings, key=lambda t: t.median)
+    assert best.tuning == (5,)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(
+    table: Callable[..., None], cache_folder: Path
+) -> None:
+    cache_folder.write_text("a file, not a folder")
+    table(waits("fast", lambda _: 0.0))
+    with pytest.warns(UserWarning, match="what tune has measured cannot be kept"):
+        model, _ = tuned()
+    assert taken(model) == "fast"
+
+
+def test_an_interrupt_leaves_the_model_as_it_was(table: Callable[..., None]) -> None:
+    table(waits("slow", lambda _: 0.004), waits("fast", lambda _: 0.0))
+
+    def stop(text: str, share: float) -> None:
+        assert 0 <= share <= 1
+        if share > 0.3:
+            raise KeyboardInterrupt
+
+    model = inception_fused.fuse(tiny(Slowed)).train()
+    with pytest.raises(KeyboardInterrupt):
+        inception_fused.tune(model, X, 0.01, progress=stop)
+    assert model.training
+    assert taken(model.eval()) == "slow"
+    assert not model._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_mistakes_are_named() -> None:
+    fused = inception_fused.fuse(tiny())
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module, got str"):
+        inception_fused.tune("googlenet", X)
+    with pytest.raises(TypeError, match="example_input must be a Tensor, got list"):
+        inception_fused.tune(fused, [X])
+    for seconds in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="seconds must be above 0"):
+            inception_fused.tune(fused, X, seconds)
+    with pytest.raises(ValueError, match="model has no fused module"):
+        inception_fused.tune(nn.Conv2d(8, 8, 1), X)
+
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = tiny()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x if len(x) == 1 else self.inner(x)
+
+    with pytest.raises(ValueError, match="example_input does not reach a fused module"):
+        inception_fused.tune(inception_fused.fuse(Unused()), X)
+
+
+class TestCandidates:
+    def test_the_cpu_is_tried_in_each_change_of_its_own_choice(self) -> None:
+        if inception_fused.backends()["cpu"].startswith("available"):
+            model = inception_fused.FusedInception(GOOGLENET["3a"]).eval()
+            fusion = fusion_of(model)
+            x = torch.randn(1, 192, 28, 28)
+            own = cpu_tuning(fusion.plan, 1, 28, 28)
+            found = candidates(fusion, x)
+            assert [c.name for c in found[:2]] == ["original", "cpu"]
+            assert found[1].tuning == own
+            assert found[-1].name == "reference"
+            cpu = [c.tuning for c in found if c.name == "cpu"]
+            steps = [i for i, o in enumerate(cpu_options(fusion.plan)) if len(o) > 1]
+            assert len(cpu) == len(set(cpu)) == 1 + 1 + 2 + 1  # own, direct, 3x3, 5x5
+            assert (0,) * len(own) in cpu
+            for tuning in cpu:
+                changed = [i for i, (a, b) in enumerate(zip(own, tuning, strict=True)) if a != b]
+                assert set(changed) <= set(steps)
+                assert len(changed) <= 1 or not any(tuning)
+        else:
+            pytest.skip("the native library is not built")
+
+    def test_options_of_the_module_are_kept_to(self) -> None:
+        x = torch.randn(1, 192, 28, 28)
+        for options, expected in (
+            ({"winograd": False}, ["original", "cpu", "reference"]),
+            ({"backend": "reference"}, ["original", "reference"]),
+        ):
+            model = inception_fused.FusedInception(GOOGLENET["3a"], **options).eval()
+            found = candidates(fusion_of(model), x)
+            assert [c.name for c in found] == expected
+            assert all(c.tuning == () for c in found)
+
+    def test_tunings_in_words(self) -> None:
+        plan = lower(GOOGLENET["3a"])
+        assert cpu_describe(plan, (0,) * 4) == "direct"
+        steps = [i for i, s in enumerate(plan.steps) if s.window.kernel == (3, 3) and not s.pre]
+        tuning = tuple(4 if i == steps[-1] else 0 for i in range(4))
+        assert cpu_describe(plan, tuning) == f"step {steps[-1]} F(4x4,3x3)"
+
+    def test_a_difference_within_the_noise_decides_nothing(self) -> None:
+        quick, slow = [1.0, 1.2, 0.9, 1.1] * 5, [1.05, 1.15, 0.95, 1.0] * 5
+        assert not clearly_faster(quick, slow)
+        assert clearly_faster([0.8 * t for t in slow], slow)
+        fusion = fusion_of(inception_fused.fuse(tiny()))
+        original, *others = candidates(fusion, X)
+        first, second = others[0], others[-1]
+        assert winner({original: slow, first: quick, second: quick}) is original
+        half = [t / 2 for t in slow]
+        assert winner({original: slow, first: half, second: [0.99 * t for t in half]}) is second
+        noisy = [t * f for t, f in zip(half, [0.9, 1.1] * 10, strict=True)]
+        assert winner({original: slow, first: half, second: noisy}) is first
+        assert finalists(fusion, {original: slow, first: half}) == [original, first]
+
+
+def test_the_next_process_does_not_measure(cache_folder: Path) -> None:
+    code = (
+        "import sys, torch, inception_fused\n"
+        "from inception_fused.models import Inception\n"
+        "torch.manual_seed(int(sys.argv[1])); torch.set_num_threads(1)\n"
+        "model = inception_fused.fuse(Inception(8, 4, 4, 8, 4, 8, 4).eval())\n"
+        "report = inception_fused.tune(model, torch.randn(1, 8, 6, 6), 0.2)\n"
+        "print(report.lines[0].remembered, report.lines[0].figures)\n"
+    )
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", code, seed], capture_output=True, text=True, check=True
+        ).stdout
+        for seed in "12"  # other weights and another input
+    )
+    assert first.startswith("False Figures(taken=")
+    assert second == first.replace("False", "True", 1)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("batch", [1, 8])
+def test_what_tune_takes_is_not_slower_than_stock_when_measured_again(batch: int) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    model = torchvision.models.googlenet(weights=None, init_weights=False).eval()
+    fused = inception_fused.fuse(model)
+    x = torch.randn(batch, 3, 224, 224).to(memory_format=torch.channels_last)
+    inception_fused.tune(fused, x)
+    named = [(n, f) for n, m in fused.named_modules() if (f := fusion_of(m)) is not None]
+    with torch.no_grad():
+        sites = trial.visit(fused, named, x)
+        assert len(sites) == 9
+        contest = {}
+        for site in sites:
+            route = site.fusion.measured(site.key)
+            who = candidates(site.fusion, site.x)
+            name = route.backend.name if route.backend else "original"
+            mine = [c for c in who if (c.name, c.tuning) == (name, route.tuning)]
+            made = replace(who[0], backend=route.backend, tuning=route.tuning, label="taken")
+            contest[site] = [who[0], *(mine or [made])]
+        contest = {site: who for site, who in contest.items() if who[0] is not who[1]}
+        times = trial.measure(fused, x, contest, 10.0, lambda share: None)
+    for site, taken_ in times.items():
+        original, other = taken_.values()
+        assert not clearly_faster(original, other), f"{site}: stock is faster"
+
+
+def test_the_reference_is_what_the_fake_back_ends_compute() -> None:
+    """So that a test above that compares outputs can fail."""
+    fusion = fusion_of(inception_fused.fuse(tiny()))
+    weights, biases = fusion._folded(torch.float32)
+    y = reference.run(fusion.plan, X, weights, biases)
+    with torch.no_grad():
+        torch.testing.assert_close(y, tiny()(X), rtol=1e-4, atol=1e-5)
