@@ -6,21 +6,16 @@ of weights and inputs, and taken from there by the next process.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import platform
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from . import ops
-from .backends import TABLE, Tuning
-from .cache import Store
+from .backends import Tuning
 from .candidates import (
     ORIGINAL,
     Candidate,
@@ -31,54 +26,22 @@ from .candidates import (
     winner,
 )
 from .examine import TOLERANCE
+from .figures import STORE, Figures, device_name, key_of_figures
 from .find import find
-from .fusion import Route, Timing, fusion_of
+from .fusion import Fusion, Route, fusion_of, network_of
 from .medians import LEAST
 from .trace import all_modules, evaluating
 from .trial import Site, measure, visit
-
-FORMAT = 1
-"""Of the file; changes when its meaning does, or when kernels change so that it is out of date."""
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and the share of all that is done, 0 to 1."""
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What was measured for one module and one kind of input: timings, and which was taken."""
-
-    taken: str
-    timings: tuple[Timing, ...]
-
-    @classmethod
-    def of_plain(cls, value: Any) -> Figures:
-        """The inverse of asdict, from JSON."""
-        read = tuple(_timing(**timing) for timing in value["timings"])
-        if value["taken"] not in [t.label for t in read]:
-            raise ValueError(f"{value['taken']!r} was taken but not measured")
-        return cls(value["taken"], read)
-
-
-def _timing(
-    label: str, backend: str, tuning: list[int], median: float, low: float, high: float
-) -> Timing:
-    if not all(type(place) is int for place in tuning):
-        raise ValueError(f"no tuning: {tuning}")
-    known = {b.name for b in TABLE} | {ORIGINAL}
-    if backend not in known or not 0 < low <= median <= high < math.inf:
-        raise ValueError(f"no figures of a back end: {backend!r}, {low}, {median}, {high} ms")
-    return Timing(str(label), backend, tuple(tuning), median, low, high)
-
-
-STORE: Store[Figures] = Store("tune", FORMAT, Figures.of_plain, asdict)
-
-
-@dataclass(frozen=True)
 class Tuned:
     """One module for one kind of input. ``remembered``: the figures were on disk.
 
-    ``figures`` is None if there are none; ``reason`` says why, or by how much the winner won.
+    ``figures`` is None if there are none, then ``reason`` says why.
     """
 
     name: str
@@ -92,7 +55,8 @@ class Tuned:
             return f"{self.inputs}: not tuned: {self.reason}"
         rows = ", ".join(f"{t.label} {t.median:.3g} ms" for t in self.figures.timings)
         source = "remembered" if self.remembered else "measured"
-        return f"{self.inputs}: takes {self.figures.taken} ({source}: {rows})"
+        reason = f", {self.reason}" if self.reason else ""
+        return f"{self.inputs}: takes {self.figures.taken}{reason} ({source}: {rows})"
 
 
 @dataclass(frozen=True)
@@ -116,7 +80,8 @@ def tune(
 
     The candidates are every available back end in every configuration that it can express one
     change at a time, and the original forward: a module for which nothing is clearly faster than
-    the original (by a 99 % confidence interval of the ratio) takes the original. The output of
+    the original (by a 99 % confidence interval of the ratio) takes the original; a network that
+    can run as a whole is then compared with its modules in turn. The output of
     each is compared with the original's before it is timed; one that differs is dropped with a
     warning. The model is called as a whole, many times, in eval mode without gradients, on
     ``example_input``: its hooks run, and autocast is as it is around the call of ``tune``.
@@ -149,26 +114,48 @@ def tune(
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"seconds must be above 0, got {seconds}")
     say = progress or (lambda text, share: None)
-    named = [(v.name, f) for v in find(model) if (f := fusion_of(v.module)) is not None]
-    if not named:
+    modules, networks = _fused(model)
+    if not modules and not networks:
         raise ValueError("model has no fused module: call inception_fused.fuse(model) before")
+    touched: list[tuple[Site, Route | None]] = []
+    found: list[Tuned] = []
     with torch.no_grad(), evaluating(all_modules(model)):
-        say("one call of the model", 0.0)
-        sites = visit(model, named, example_input)
-        if not sites:
-            raise ValueError("example_input does not reach a fused module of the model")
-        before = {site: site.fusion.measured(site.key) for site in sites}
         try:
-            found = _tune(model, example_input, sites, seconds, fresh, say)
+            # Hooks on modules inside keep a network from running as a whole: so first the modules,
+            # then the whole against its modules as they then are.
+            for named, start, end in ((modules, 0.0, 0.6), (networks, 0.6, 1.0)):
+                sites = visit(model, named, example_input) if named else []
+                touched += [(site, site.fusion.measured(site.key)) for site in sites]
+                part = partial(_part, say, start, end)
+                found += _tune(model, example_input, sites, (end - start) * seconds, fresh, part)
         except BaseException:
-            for site, route in before.items():
+            for site, route in touched:
                 site.fusion.take(site.key, route)
             raise
         finally:
-            for _, fusion in named:
+            for _, fusion in (*modules, *networks):
                 fusion.drop_packs()
+    if not touched:
+        raise ValueError("example_input does not reach a fused module of the model")
     say("done", 1.0)
     return TuneReport(tuple(found))
+
+
+def _part(say: Progress, start: float, end: float, text: str, share: float) -> None:
+    say(text, start + (end - start) * share)
+
+
+def _fused(model: nn.Module) -> tuple[list[tuple[str, Fusion]], list[tuple[str, Fusion]]]:
+    """What is fused by name: single modules, and networks that run as a whole."""
+    modules, networks = [], []
+    for verdict in find(model):
+        if verdict.network and not verdict.outline:
+            fusion = network_of(verdict.module)
+        else:
+            fusion = fusion_of(verdict.module)
+        if fusion is not None:
+            (networks if verdict.network else modules).append((verdict.name, fusion))
+    return modules, networks
 
 
 def _tune(
@@ -309,37 +296,3 @@ def _take(site: Site, figures: Figures, who: list[Candidate]) -> bool:
         reason = f"measured: nothing is clearly faster than {original.median:.3g} ms"
     site.fusion.take(site.key, Route(backend, reason, tuning, figures.timings))
     return True
-
-
-def device_name(x: Tensor) -> str:
-    """What figures of x's device are kept under."""
-    if x.is_cuda:
-        return str(torch.cuda.get_device_name(x.device))
-    if x.device.type != "cpu":
-        return x.device.type
-    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()  # not in older torch
-    name = capabilities.get("cpu_name") or platform.processor() or platform.machine()
-    lanes = "" if ops.NOT_LOADED else f", {int(torch.ops.inception_fused.cpu_lanes())} lanes"
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}{lanes}"
-
-
-def key_of_figures(site: Site, who: list[Candidate]) -> str:
-    """Everything that the figures depend on beside the device, in a few letters.
-
-    Weights and inputs count by shape, type and layout, the original by the kinds of its modules.
-    """
-    fusion = site.fusion
-    modules = all_modules(fusion.module)
-    parameters = [p for m in modules for p in (*m._parameters.values(), *m._buffers.values())]
-    parts = [
-        fusion.plan.code,
-        [str(part) for part in site.key],
-        [c.label for c in who],
-        [type(m).__qualname__ for m in modules],
-        [[*p.shape, *p.stride(), str(p.dtype)] for p in parameters if p is not None],
-        torch.get_num_threads() if site.x.device.type == "cpu" else 0,
-        torch.__version__,
-        torch.backends.mkldnn.enabled,
-        [ops.allows_tf32(), torch.backends.cudnn.benchmark] if site.x.is_cuda else [],
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

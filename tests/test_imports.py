@@ -30,6 +30,7 @@ LAYERS = (
     ("module",),
     ("fuse", "candidates"),
     ("trial",),
+    ("figures",),
     ("tune",),
     ("__init__",),
     ("cli",),
