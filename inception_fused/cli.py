@@ -154,6 +154,44 @@ def gpu_check(
 
 
 @commands.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="torchvision, paper, 3a to 5b or path.py:function.")],
+    batch: Annotated[int, typer.Option(help="Images in a call.")] = 1,
+    memory_format: Annotated[str, typer.Option(help="nchw or channels_last.")] = "channels_last",
+    threads: Annotated[int, typer.Option(help="0: as many as torch would use.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Time to measure for.")] = 20.0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again what is on disk.")] = False,
+) -> None:
+    """Measure what can run each module, the original too, and keep the fastest on disk."""
+    from rich.console import Console
+
+    with _extra("bench"):
+        from .bench import tuning
+    console = Console()
+    raise typer.Exit(tuning.run(model, batch, memory_format, threads, seconds, fresh, console))
+
+
+@commands.command()
+def profile(
+    model: Annotated[str, typer.Argument(help="torchvision, paper, 3a to 5b or path.py:function.")],
+    batch: Annotated[int, typer.Option(help="Images in a call.")] = 1,
+    memory_format: Annotated[str, typer.Option(help="nchw or channels_last.")] = "channels_last",
+    threads: Annotated[int, typer.Option(help="0: as many as torch would use.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Time to measure the steps for.")] = 5.0,
+    output: Annotated[Path, typer.Option(help="Folder for the trace and the plans.")] = Path(
+        "bench/out/profile"
+    ),
+) -> None:
+    """Show what each step takes; write a Chrome trace and a picture of every plan."""
+    from rich.console import Console
+
+    with _extra("bench"):
+        from .bench import profile as profiling
+    console = Console()
+    raise typer.Exit(profiling.run(model, batch, memory_format, threads, seconds, output, console))
+
+
+@commands.command()
 def table() -> None:
     """Print the paper's Table 1 as computed from the model, and what its two claims come to."""
     from rich.console import Console

@@ -135,6 +135,10 @@ class Fusion:
         else:
             self._measured[key] = route
 
+    def route_of(self, key: Key) -> Route | None:
+        """How the last call with an input of this key ran; None if it was not by a plan's route."""
+        return self._routes.get(key)
+
     def measured(self, key: Key) -> Route | None:
         """The route that was given to :meth:`take`."""
         return self._measured.get(key)
@@ -291,7 +295,7 @@ class Fusion:
         self.taken, self.reason, self.timings = backend.name, route.reason, route.timings
         packed = self._packed(route, backend, x)
         if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
-            weights, biases = self._folded(x.dtype)
+            weights, biases = self.folded(x.dtype)
             arguments = (self.plan, x, packed, weights, biases, step_gradients(x))
             return ops.differentiable(backend.run, *arguments)
         result: Tensor = backend.run(self.plan, x, packed)
@@ -309,11 +313,12 @@ class Fusion:
         if packed is None:
             # A pack made in inference mode could not be used in autograd later.
             with torch.inference_mode(False), torch.no_grad():
-                packed = backend.pack(self.plan, *self._folded(x.dtype), route.tuning)
+                packed = backend.pack(self.plan, *self.folded(x.dtype), route.tuning)
             self._packs[key] = packed
         return packed
 
-    def _folded(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+    def folded(self, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights and biases by weight index as they are now, batch norms folded in."""
         weights, biases = fold_all(self.sources)
         return [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
 
@@ -346,7 +351,7 @@ class Fusion:
             options = self.options
             y = graph.call(x, parameters, self.plan, options.backend, options.winograd)
             return y.flatten(1) if self.match.flat else y
-        weights, biases = self._folded(x.dtype)
+        weights, biases = self.folded(x.dtype)
         # Not empty: AOTInductor's C++ runtime hands on a default list as None (torch 2.14).
         tuning = (0,) * len(self.plan.steps)
         packed = backend.pack(

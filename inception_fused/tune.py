@@ -114,7 +114,7 @@ def tune(
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"seconds must be above 0, got {seconds}")
     say = progress or (lambda text, share: None)
-    modules, networks = _fused(model)
+    modules, networks = fused_parts(model)
     if not modules and not networks:
         raise ValueError("model has no fused module: call inception_fused.fuse(model) before")
     touched: list[tuple[Site, Route | None]] = []
@@ -145,7 +145,7 @@ def _part(say: Progress, start: float, end: float, text: str, share: float) -> N
     say(text, start + (end - start) * share)
 
 
-def _fused(model: nn.Module) -> tuple[list[tuple[str, Fusion]], list[tuple[str, Fusion]]]:
+def fused_parts(model: nn.Module) -> tuple[list[tuple[str, Fusion]], list[tuple[str, Fusion]]]:
     """What is fused by name: single modules, and networks that run as a whole."""
     modules, networks = [], []
     for verdict in find(model):

@@ -92,7 +92,7 @@ def test_the_pointwise_branches_of_a_fork_are_one_step() -> None:
     assert [s.out_channels for s in steps] == [6, 5, 4]
 
 
-def test_a_pool_before_a_fork_is_folded_where_it_can_be() -> None:
+def test_a_pool_before_a_fork_isfolded_where_it_can_be() -> None:
     branches = ((Stage.conv(2),), (Stage.conv(3, 3),))
     steps = lower(Spec(5, ((Stage.pool(), Fork(branches)),))).steps
     assert [(s.kind, s.pre is not None, s.wave) for s in steps] == [

@@ -467,7 +467,7 @@ def test_what_tune_takes_is_not_slower_than_stock_when_measured_again(batch: int
 def test_the_reference_is_what_the_fake_back_ends_compute() -> None:
     """So that a test above that compares outputs can fail."""
     fusion = fusion_of(inception_fused.fuse(tiny()))
-    weights, biases = fusion._folded(torch.float32)
+    weights, biases = fusion.folded(torch.float32)
     y = reference.run(fusion.plan, X, weights, biases)
     with torch.no_grad():
         torch.testing.assert_close(y, tiny()(X), rtol=1e-4, atol=1e-5)
