@@ -4,10 +4,25 @@ PIP := .venv/bin/python -m pip install --quiet
 SOURCES := setup.py pyproject.toml $(shell find csrc inception_fused bench triton_kernels -type f \
 	-not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench test test-full test-random gpu-check lint docs clean
+.PHONY: bench bench-baseline bench-compare test test-full test-random gpu-check lint docs clean
 
 bench: .venv/installed
 	.venv/bin/inception-fused bench --output bench/out
+
+# Every module by back end and dtype: first the state to compare with, later the one to judge.
+MODULES := .venv/bin/python -m pytest bench/test_modules.py --benchmark-only --benchmark-max-time=0.3 \
+	--benchmark-min-rounds=10 --benchmark-warmup=on --benchmark-warmup-iterations=3 \
+	--benchmark-group-by=group --benchmark-columns=median,iqr,outliers,rounds
+
+bench-baseline: .venv/installed
+	mkdir -p bench/out
+	$(MODULES) --benchmark-json=bench/out/baseline.json
+
+# Fails if a back end is slower than in bench/out/baseline.json, beyond the noise of both runs.
+bench-compare: .venv/installed
+	@test -f bench/out/baseline.json || { echo "first: make bench-baseline"; exit 2; }
+	$(MODULES) --benchmark-json=bench/out/now.json
+	.venv/bin/python -m inception_fused.bench.compare bench/out/baseline.json bench/out/now.json
 
 test: .venv/installed
 	.venv/bin/python -m pytest

@@ -19,7 +19,8 @@ text { font: 11px system-ui, sans-serif; fill: var(--ink); }
 .cut { stroke: var(--ink); stroke-width: 0.7; }
 .edge { fill: none; stroke-width: 1.3; opacity: 0.75; }
 .step { stroke-width: 1.3; fill: var(--paper); }
-svg { --ink: #1f2a37; --faint: #5b6673; --paper: #ffffff; --bar: #e6ebf1; background: var(--paper); }
+svg { --ink: #1f2a37; --faint: #5b6673; --paper: #ffffff; --bar: #e6ebf1; }
+svg { background: var(--paper); }
 @media (prefers-color-scheme: dark) {
   svg { --ink: #e5e9ef; --faint: #a3adba; --paper: #14181d; --bar: #2a323c; }
 }
@@ -145,8 +146,9 @@ def _edges(
 
 def _curve(x: float, y: float, to_x: float, to_y: float, colour: str) -> str:
     bend = max(20.0, abs(to_x - x) / 2)
-    path = f"M{x:.1f},{y:.1f} C{x + bend:.1f},{y:.1f} {to_x - bend:.1f},{to_y:.1f} {to_x:.1f},{to_y:.1f}"
-    return f'<path class="edge" stroke="{colour}" d="{path}"/>'
+    points = ((x, y), (x + bend, y), (to_x - bend, to_y), (to_x, to_y))
+    first, *others = (f"{a:.1f},{b:.1f}" for a, b in points)
+    return f'<path class="edge" stroke="{colour}" d="M{first} C{" ".join(others)}"/>'
 
 
 def _bar(plan: Plan, buffer: int, bar: _Bar, size: str) -> list[str]:

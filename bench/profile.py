@@ -126,8 +126,8 @@ def table(one: Profile, peak: float, peak_name: str) -> Table:
         "Each step is measured alone, as a plan of one step, in turn with all others and the whole "
         "(medians): it starts its own threads, and a direct convolution copies its input into a "
         "padded buffer first, which inside the whole it need not. GFLOP/s and % of peak count "
-        f"direct convolution, so Winograd may pass 100 %; peak: {peak:.0f} GFLOP/s, {peak_name}. MB: "
-        "input, output and packed weights, each once."
+        "direct convolution, so Winograd may pass 100 %; peak: "
+        f"{peak:.0f} GFLOP/s, {peak_name}. MB: input, output and packed weights, each once."
     )
     made.caption_justify = "left"
     return made
