@@ -81,10 +81,10 @@ def tune(
     The candidates are every available back end in every configuration that it can express one
     change at a time, and the original forward: a module for which nothing is clearly faster than
     the original (by a 99 % confidence interval of the ratio) takes the original; a network that
-    can run as a whole is then compared with its modules in turn. The output of
-    each is compared with the original's before it is timed; one that differs is dropped with a
-    warning. The model is called as a whole, many times, in eval mode without gradients, on
-    ``example_input``: its hooks run, and autocast is as it is around the call of ``tune``.
+    can run as a whole is then compared with its modules in turn. The output of each is compared
+    with the original's before it is timed; one that differs is dropped with a warning. The model is
+    called as a whole, many times, in eval mode without gradients, on ``example_input``: its hooks
+    run, and autocast is as it is around the call of ``tune``.
 
     The choice holds for inputs of a module with the same shape, dtype, device, strides and
     autocast, whatever the weights become; it is part of deep copies and not of saved models. It was
@@ -179,6 +179,7 @@ def _tune(
         who, reason = check(site, contest[site])
         contest[site] = who
         if reason:
+            site.fusion.take(site.key, None)
             found[site] = Tuned(site.name, str(site), None, False, reason)
     contest = {site: who for site, who in contest.items() if site not in found}
     measured = _measure(model, example, contest, seconds, say) if contest else {}
@@ -221,15 +222,9 @@ def _measure(
             continue
         best = winner(final)
         figures = Figures(best.label, timings({**times, **final}))
-        found[site] = (figures, _comment(best, final))
+        reason = "" if best.backend else "nothing is clearly faster than the original"
+        found[site] = (figures, reason)
     return found
-
-
-def _comment(best: Candidate, times: Times) -> str:
-    original = next(iter(times))
-    if best is original:
-        return "nothing is clearly faster than the original"
-    return ""
 
 
 def check(site: Site, who: list[Candidate]) -> tuple[list[Candidate], str]:
