@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +21,9 @@ from inception_fused.backends import Backend, Tuning
 from inception_fused.fusion import Fusion
 from inception_fused.medians import LEAST, Interval, interval
 from inception_fused.ops import cpu_pack_size
-from inception_fused.plan import IN, OUT, Plan, Slice, Step
+from inception_fused.plan import OUT, Plan, Step
+
+from .breakdown import alone
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,6 @@ class Profile:
     @property
     def sum_ms(self) -> float:
         return sum(s.ms.median for s in self.steps)
-
-
-def alone(plan: Plan, number: int) -> Plan:
-    """The plan of this step only: its source is the input, its destinations are the output."""
-    step = plan.steps[number]
-    end, destinations = 0, []
-    for d in step.dst:
-        weight = d.weight if d.weight < 0 else len(destinations)
-        target = Slice(OUT, end, d.slice.channels)
-        destinations.append(replace(d, slice=target, weight=weight))
-        end = target.end
-    source = Slice(IN, 0, step.src.channels)
-    one = replace(step, src=source, dst=tuple(destinations), wave=0)
-    made = Plan((source.channels, end), (one,))
-    made.check()
-    return made
 
 
 def measure(
@@ -131,7 +117,7 @@ def _calls(fusion: Fusion, backend: Backend, tuning: Tuning, x: Tensor) -> list[
     sizes = plan.sizes(x.shape[2], x.shape[3])
     calls = []
     for number, step in enumerate(plan.steps):
-        one = alone(plan, number)
+        one = alone(step)
         shape = (x.shape[0], step.src.channels, *sizes[step.src.buffer])
         generator = torch.Generator().manual_seed(number)
         source = torch.randn(shape, generator=generator, dtype=x.dtype).relu()

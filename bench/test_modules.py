@@ -12,6 +12,8 @@ does not run this package's kernels.
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from inception_fused.bench import ceiling
@@ -32,11 +34,10 @@ WAYS = (*STOCK, *names(), "cpu-direct")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-@pytest.fixture(scope="module")
-def peak() -> float:
-    """10**9 operations a second, float32."""
-    gflops: float = ceiling.measure().gflops
-    return gflops
+@cache
+def peak(dtype: str) -> float:
+    """10**9 operations a second."""
+    return ceiling.measure(DEVICE, dtype).gflops
 
 
 def prepare(way: str, model: nn.Module) -> nn.Module:
@@ -51,9 +52,7 @@ def prepare(way: str, model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("name", GOOGLENET)
-def test_module(
-    benchmark: BenchmarkFixture, peak: float, name: str, batch: int, dtype: str, way: str
-) -> None:
+def test_module(benchmark: BenchmarkFixture, name: str, batch: int, dtype: str, way: str) -> None:
     case = find(name)
     stock = case.build().to(DEVICE, DTYPES[dtype])
     x = case.inputs(batch).to(DEVICE, DTYPES[dtype])
@@ -85,5 +84,5 @@ def test_module(
         "GFLOP": gflop,
         "bytes": moved + sum(p.nbytes for p in stock.parameters()),
         "GFLOP/s": rate,
-        "% of ceiling": 100 * rate / peak,
+        "% of ceiling": 100 * rate / peak(dtype),
     }

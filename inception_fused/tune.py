@@ -19,7 +19,6 @@ from .backends import Tuning
 from .candidates import (
     ORIGINAL,
     Candidate,
-    Times,
     candidates,
     finalists,
     timings,
