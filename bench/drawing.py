@@ -210,7 +210,11 @@ def what(step: Step) -> str:
 
 
 def _slices(step: Step) -> str:
-    return f"{step.src.channels} -> {' + '.join(str(d.slice.channels) for d in step.dst)} channels"
+    """The channels that it reads and writes, short enough for its box."""
+    text = f"{step.src.channels} to {'+'.join(str(d.slice.channels) for d in step.dst)} channels"
+    if len(text) > 27:
+        text = f"{step.src.channels} to {step.out_channels} channels, {len(step.dst)} slices"
+    return text
 
 
 def _bytes(count: float) -> str:

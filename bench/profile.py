@@ -99,7 +99,7 @@ def table(one: Profile, peak: float, peak_name: str) -> Table:
         made.add_row(
             f"{s.number}: {drawing.what(s.step)}",
             str(s.step.wave),
-            f"{s.step.src.channels} -> {'+'.join(str(d.slice.channels) for d in s.step.dst)}",
+            f"{s.step.src.channels} to {'+'.join(str(d.slice.channels) for d in s.step.dst)}",
             s.algorithm.removeprefix("step 0 "),
             figure(s.ms.median),
             f"{s.ms.median / one.sum_ms:.0%}",
