@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from inception_fused.fusion import Fusion, key_of
+from inception_fused.fusion import Fusion
+from inception_fused.route import key_of
 from inception_fused.trial import visit
 from inception_fused.tune import fused_parts
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .backends import Backend, Tuning, able
-from .fusion import Fusion, Route, Timing
+from .fusion import Fusion
 from .medians import interval
+from .route import Route, Timing, autocasts
 
 ORIGINAL = "original"
 """Of the candidate that runs the module's own forward."""
@@ -42,7 +43,7 @@ def candidates(fusion: Fusion, x: Tensor) -> list[Candidate]:
 
     Back ends and tunings that the module's options rule out are not among them.
     """
-    if torch.is_autocast_enabled(x.device.type):
+    if autocasts(x):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     found = [Candidate(None, (), ORIGINAL)]
     for backend in able(fusion.plan, x, fusion.options.backend):

@@ -16,7 +16,7 @@ from . import ops
 from .backends import TABLE
 from .cache import Store
 from .candidates import ORIGINAL, Candidate
-from .fusion import Timing
+from .route import Timing
 from .trace import all_modules
 from .trial import Site
 

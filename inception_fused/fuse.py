@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .examine import Found
 from .find import find
-from .fusion import Fusion, Options, Timing, fusion_of, network_of
+from .fusion import Fusion, Options, fusion_of, network_of
 from .module import (
     Fused,
     FusedInception,
@@ -19,6 +19,7 @@ from .module import (
     swap_outlined,
     unswap,
 )
+from .route import Timing
 from .trace import all_modules
 
 

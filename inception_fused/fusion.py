@@ -19,6 +19,7 @@ from .lower import lower
 from .match import Match
 from .modes import Modes
 from .plan import OUT
+from .route import Key, Route, Timing, autocasts, key_of
 from .spec import convolves
 from .trace import FUSION, NETWORK, all_modules
 from .watch import Watch, sharded
@@ -32,54 +33,6 @@ class Options:
 
     backend: str = "auto"
     winograd: bool = True
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What one way to run a module took, in ms: the median and the bounds that hold it.
-
-    ``backend`` is the name of a back end or "original"; ``label`` says in words what was run.
-    """
-
-    label: str
-    backend: str
-    tuning: Tuning
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Route:
-    """How to run inputs of one shape: the back end, or None for the original, and why.
-
-    ``timings`` are what all that was tried took, if anything was.
-    """
-
-    backend: Backend | None
-    reason: str
-    tuning: Tuning = ()
-    timings: tuple[Timing, ...] = ()
-
-
-Key = tuple[Any, ...]
-"""All of an input that a route depends on."""
-
-
-def key_of(x: Tensor) -> Key:
-    """Its type, device, shape and strides, and the type that autocast would make of it, if any."""
-    return (x.dtype, x.device, x.shape, x.stride(), _cast(x))
-
-
-def _cast(x: Tensor) -> torch.dtype | None:
-    if not autocasts(x):
-        return None
-    return torch.get_autocast_dtype(x.device.type)
-
-
-def autocasts(x: Tensor) -> bool:
-    """Whether autocast converts such a tensor."""
-    return torch.is_autocast_enabled(x.device.type) and x.dtype is not torch.float64
 
 
 class Fusion:

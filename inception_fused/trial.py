@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from .candidates import Candidate, Times
-from .fusion import Fusion, Key, key_of
+from .fusion import Fusion
 from .medians import LEAST
+from .route import Key, key_of
 
 MOST_ROUNDS = 60
 

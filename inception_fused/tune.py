@@ -27,8 +27,9 @@ from .candidates import (
 from .examine import TOLERANCE
 from .figures import STORE, Figures, device_name, key_of_figures
 from .find import find
-from .fusion import Fusion, Route, fusion_of, network_of
+from .fusion import Fusion, fusion_of, network_of
 from .medians import LEAST
+from .route import Route
 from .trace import all_modules, evaluating
 from .trial import Site, measure, visit
 

@@ -24,7 +24,7 @@ LAYERS = (
     ("examine",),
     ("triton_kernels", "find"),
     ("backends", "gradients"),
-    ("graph",),
+    ("graph", "route"),
     ("modes",),
     ("fusion",),
     ("module",),
