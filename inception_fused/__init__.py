@@ -15,6 +15,8 @@ Layers, each importing only those before it::
     gradients  who computes the gradients of convolutions
     module     FusedInception, FusedNetwork
     fuse       fuse, unfuse, explain, on any model
+    tune       measures what can run each fused module and keeps the fastest: ``candidates`` are
+               tried by ``trial``, and the ``figures`` of it kept by ``cache``
     cli        the command line
 
 ``models`` has the paper's network and its plain modules.
