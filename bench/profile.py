@@ -58,7 +58,8 @@ def run(
         picture = drawing.svg(
             fusion.plan, name or case.title, len(x), height, width, x.element_size(), notes
         )
-        written.append(output / f"plan-{re.sub(r'[^A-Za-z0-9]+', '-', name or model)}.svg")
+        file = re.sub(r"[^A-Za-z0-9]+", "-", name or case.title).strip("-")
+        written.append(output / f"plan-{file}.svg")
         written[-1].write_text(picture)
     console.print("wrote", ", ".join(map(str, written)), soft_wrap=True)
     return 0
