@@ -110,10 +110,10 @@ def table(one: Profile, peak: float, peak_name: str) -> Table:
         )
     flops = sum(s.flops for s in one.steps)
     made.add_section()
-    made.add_row("sum of the steps", "", "", "", figure(one.sum_ms), "", "", "", "")
+    made.add_row("sum", "", "", "", figure(one.sum_ms), "", "", "", "")
     rate_of_whole = flops / one.whole.median / 1e6
     made.add_row(
-        "the whole, one call",
+        "whole",
         "",
         "",
         "",
