@@ -128,7 +128,7 @@ def aten_gradients(
         parts: Sequence[Tensor | None] = (None, None, None)
         if needs_x or any(needs):
             parts = _conv_backward(grad, x, weight, window, [needs_x, *needs])
-        if needs_x:
+        if needs_x and parts[0] is not None:
             found = found._replace(x=parts[0] if found.x is None else found.x + parts[0])
         # The operator may give more than it is asked for.
         found.weights.append(parts[1] if needs[0] else None)

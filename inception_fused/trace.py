@@ -11,9 +11,9 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -213,9 +213,13 @@ def settings(modules: list[nn.Module]) -> list[Setting]:
     ]
 
 
-@lru_cache(maxsize=1024)
+_NAMES: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
+
+
 def names_in_code(kind: type) -> frozenset[str]:
     """Every name that the methods of a module class use; not those of ``nn.Module`` itself."""
+    if (known := _NAMES.get(kind)) is not None:
+        return known
     found: set[str] = set()
     for base in kind.__mro__:
         if base not in (nn.Module, object):
@@ -223,7 +227,7 @@ def names_in_code(kind: type) -> frozenset[str]:
                 if callable(member) and name not in ("__init__", "extra_repr"):
                     code = getattr(inspect.unwrap(member), "__code__", None)
                     found.update(_names(code) if code else ())
-    return frozenset(found)
+    return _NAMES.setdefault(kind, frozenset(found))
 
 
 def _names(code: CodeType) -> Iterator[str]:

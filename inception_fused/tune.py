@@ -147,7 +147,8 @@ def _part(say: Progress, start: float, end: float, text: str, share: float) -> N
 
 def fused_parts(model: nn.Module) -> tuple[list[tuple[str, Fusion]], list[tuple[str, Fusion]]]:
     """What is fused by name: single modules, and networks that run as a whole."""
-    modules, networks = [], []
+    modules: list[tuple[str, Fusion]] = []
+    networks: list[tuple[str, Fusion]] = []
     for verdict in find(model):
         if verdict.network and not verdict.outline:
             fusion = network_of(verdict.module)

@@ -110,13 +110,12 @@ py::list alternatives(const std::vector<int64_t>& code, int math, int sm, const 
 py::list shapes() {
   py::list result;
   for (const Shape& s : kShapes) {
-    result.append(py::dict(py::arg("rows") = s.rows, py::arg("columns") = s.columns,
-                           py::arg("depth") = s.depth, py::arg("warp_rows") = s.warp_rows,
-                           py::arg("warp_columns") = s.warp_columns,
-                           py::arg("warp_depth") = s.warp_depth, py::arg("stages") = s.stages,
-                           py::arg("cluster") = s.cluster, py::arg("registers") = s.registers,
-                           py::arg("registers_100") = s.registers_100,
-                           py::arg("threads") = s.threads()));
+    result.append(py::dict(
+        py::arg("rows") = s.rows, py::arg("columns") = s.columns, py::arg("depth") = s.depth,
+        py::arg("warp_rows") = s.warp_rows, py::arg("warp_columns") = s.warp_columns,
+        py::arg("warp_depth") = s.warp_depth, py::arg("stages") = s.stages,
+        py::arg("cluster") = s.cluster, py::arg("registers") = s.registers,
+        py::arg("registers_100") = s.registers_100, py::arg("threads") = s.threads()));
   }
   return result;
 }
