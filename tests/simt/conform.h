@@ -77,27 +77,6 @@ void run(const Grid& grid, const Kernels&... kernels) {
   require(cudaStreamDestroy(stream), "stream");
 }
 
-// One cluster; false, and nothing is run, where the device has none.
-template <class Kernel>
-bool run_cluster(int blocks, int threads, int shared, const Kernel& kernel) {
-  int device = 0, major = 0;
-  require(cudaGetDevice(&device), "device");
-  require(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
-  if (major < 9) return false;
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  require(cudaLaunchKernelEx(&config, run_kernel<Kernel>, kernel), "launch");
-  require(cudaDeviceSynchronize(), "kernel");
-  return true;
-}
-
 #else
 
 template <class T>
@@ -113,23 +92,12 @@ template <class... Kernels>
 void run(const Grid& grid, const Kernels&... kernels) {
   simt::Machine machine;
   machine.seed = 1;
-  machine.run({simt::Launch{grid.blocks, grid.threads, grid.shared, grid.cluster, [kernels] {
+  machine.run({simt::Launch{grid.blocks, grid.threads, grid.shared,
+                            [kernels] {
                               simt::dependency_wait();
                               kernels();
-                            }}...});
-}
-
-template <class Kernel>
-bool run_cluster(int blocks, int threads, int shared, const Kernel& kernel) {
-  simt::Machine machine;
-  machine.seed = 1;
-  machine.run({simt::Launch{blocks, threads, shared,
-                            [kernel] {
-                              simt::dependency_wait();
-                              kernel();
                             },
-                            blocks}});
-  return true;
+                            grid.cluster}...});
 }
 
 #endif

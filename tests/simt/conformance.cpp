@@ -99,43 +99,6 @@ void copies(Report& report) {
   report.compare("copy_async, copy_commit, copy_wait", got, expected);
 }
 
-// Twice over, each of four blocks sends a quarter of 16 vectors to all four.
-struct Multicasts {
-  const Vector* from;
-  uint32_t* to;
-  SIMT_DEVICE void operator()() const {
-    simt::Carve carve;
-    simt::Barrier* const full = carve.take<simt::Barrier>(1);
-    Vector* const shared = carve.take<Vector>(16);
-    const int t = simt::thread(), first = 4 * simt::block();
-    if (t == 0) simt::barrier_init(full);
-    for (int phase = 0; phase < 2; ++phase) {
-      simt::cluster_arrive();
-      simt::cluster_wait();
-      if (t == 0) {
-        simt::barrier_expect(full, 256);
-        simt::copy_multicast(shared + first, from + 16 * phase + first, 64, full, 4);
-      }
-      simt::barrier_wait(full, phase);
-      for (int w = t; w < 64; w += 32) {
-        simt::store(to + 64 * (2 * simt::block() + phase) + w, shared[w / 4].word[w % 4]);
-      }
-    }
-    simt::cluster_arrive();
-    simt::cluster_wait();
-  }
-};
-
-void multicasts(Report& report) {
-  const Array<Vector> from(32);
-  for (uint32_t i = 0; i < 128; ++i) from[i / 4].word[i % 4] = 100 + i;
-  const Array<uint32_t> got(512);
-  if (!run_cluster(4, 32, 128 + 256, Multicasts{from.data(), got.data()})) return;
-  std::vector<uint32_t> expected;
-  for (uint32_t i = 0; i < 512; ++i) expected.push_back(100 + i % 128);
-  report.compare("copy_multicast, barriers, clusters", got, expected);
-}
-
 struct Matrices {
   uint32_t* to;
   SIMT_DEVICE void operator()() const {
@@ -308,7 +271,6 @@ int main() {
   indices(report);
   regions(report);
   copies(report);
-  multicasts(report);
   matrices(report);
   products<simt::Product::kHalf>(report, "multiply_add half");
   products<simt::Product::kBFloat16>(report, "multiply_add bfloat16");
