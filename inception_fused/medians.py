@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 CONFIDENCE = 0.99
 """Of every interval, both sides together."""
@@ -37,10 +36,12 @@ def interval(values: Sequence[float]) -> Interval:
     if not values:
         raise ValueError("values must not be empty")
     ordered = sorted(values)
+    # Not from the module statistics, whose import takes 2 ms of every program's start.
+    median = (ordered[len(ordered) // 2] + ordered[(len(ordered) - 1) // 2]) / 2
     rank = _rank(len(ordered))
     if rank == 0:
-        return Interval(median(ordered), -math.inf, math.inf)
-    return Interval(median(ordered), ordered[rank - 1], ordered[-rank])
+        return Interval(median, -math.inf, math.inf)
+    return Interval(median, ordered[rank - 1], ordered[-rank])
 
 
 def _rank(count: int) -> int:

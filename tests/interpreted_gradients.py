@@ -215,11 +215,11 @@ def test_what_was_measured_as_faster_is_taken(monkeypatch, tmp_path):
     monkeypatch.setattr(measured, "key", note)
     # Any gradient at all, so that the file is asked.
     some = real("weight", *shapes, Window((7, 7), (1, 1), (3, 3)))
-    cache.save("interpreter", {some: (Tile(64, 64, 64, 8, 3),)})
+    cache.TILES.save("interpreter", {some: (Tile(64, 64, 64, 8, 3),)})
     assert_all_close(gradients_of(module, x), expected)
     assert asked == []
     entries = {found["weight"]: (Tile(64, 64, 64, 8, 3),), found["input"]: ()}
-    cache.save("interpreter", entries)
+    cache.TILES.save("interpreter", entries)
     monkeypatch.setattr(measured, "_decisions", {})
     assert_all_close(gradients_of(module, x), expected)
     assert asked == ["weight_gradient"]

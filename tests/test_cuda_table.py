@@ -84,7 +84,7 @@ def test_choices_are_those_of_the_launches():
                     sm=sm,
                 )
                 assert [vars(launch) for launch in found] == [
-                    {k: v for k, v in launch.items() if k != "operands"} for launch in launches
+                    {name: launch[name] for name in vars(found[0])} for launch in launches
                 ]
 
 

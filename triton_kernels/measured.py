@@ -33,7 +33,7 @@ def key(what: str, grad: Tensor, x: Tensor, window: Window) -> str:
 
 def any_for(x: Tensor) -> bool:
     """Whether any gradient was measured as faster on x's device."""
-    return any(t and k.startswith(PREFIX) for k, t in cache.load(device_name(x)).items())
+    return any(t and k.startswith(PREFIX) for k, t in cache.TILES.load(device_name(x)).items())
 
 
 def is_faster(what: str, grad: Tensor, x: Tensor, window: Window) -> bool:
@@ -44,7 +44,7 @@ def is_faster(what: str, grad: Tensor, x: Tensor, window: Window) -> bool:
     if found is None:
         if len(_decisions) >= _REMEMBERED:
             _decisions.clear()
-        known = cache.load(device_name(x)).get(key(what, grad, x, window), ())
+        known = cache.TILES.load(device_name(x)).get(key(what, grad, x, window), ())
         found = _decisions[place] = len(known) > 0
     return found
 
@@ -90,7 +90,7 @@ def measure(plan: Plan, x: Tensor, timer: Timer = triton.testing.do_bench) -> di
                     grad, operand, weight, step.window, timer
                 ),
             }
-            cache.save(device_name(x), entries)
+            cache.TILES.save(device_name(x), entries)
             for what, tiles in zip(("input", "weight"), entries.values(), strict=True):
                 found[f"step {number}: {what}"] = len(tiles) > 0
     _decisions.clear()

@@ -191,6 +191,6 @@ def prepare(grad: Tensor, x: Tensor, window: Window, tile: Tile | None = None) -
         return Program(problem, *interpreted(problem), grad, x)
     device = device_of(x)
     if tile is None:
-        known = cache.load(device_name(x)).get(problem.key("weight"), ())
+        known = cache.TILES.load(device_name(x)).get(problem.key("weight"), ())
         tile = (*known, *ranked(problem, device))[0]
     return Program(problem, tile, splits(problem, tile, device)[1], grad, x)
