@@ -5,6 +5,7 @@ tests/interpreted.py
 """
 
 import itertools
+import re
 from dataclasses import replace
 
 import pytest
