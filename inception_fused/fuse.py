@@ -155,7 +155,7 @@ def explain(model: nn.Module) -> Report:
     lines = []
     for verdict in verdicts:
         fusion = _fusion(verdict)
-        taken, reason = fusion.state if fusion else ("", verdict.reason)
+        taken, reason = (fusion.taken, fusion.reason) if fusion else ("", verdict.reason)
         if fusion and not verdict.network:
             taken, reason = taken_by.get(id(verdict.owner), (taken, reason))
         lines.append(

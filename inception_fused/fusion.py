@@ -113,11 +113,6 @@ class Fusion:
         """Forgets the packed weights alone; the next call packs those that it needs."""
         self._packs: dict[Any, list[Tensor]] = {}
 
-    @property
-    def state(self) -> tuple[str, str]:
-        """Which back end the last call took, and why."""
-        return self.taken, self.reason
-
     def __call__(self, x: Tensor) -> Tensor | None:
         """The module's output; None if the original must run, then :attr:`reason` says why."""
         if torch.onnx.is_in_onnx_export():
