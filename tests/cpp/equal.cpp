@@ -101,7 +101,12 @@ void in_turn(int threads, const std::function<void(int)>& body) {
   for (int i = 0; i < threads; ++i) body(i);
 }
 
-bool is_exact(Kind kind) { return kind == Kind::MAXPOOL || has_weight(kind); }
+bool is_exact(Kind kind, const Window& window) {
+  if (kind == Kind::AVGPOOL) {
+    return !window.ceil_mode && (window.taps() & (window.taps() - 1)) == 0;
+  }
+  return kind == Kind::MAXPOOL || has_weight(kind);
+}
 
 }  // namespace
 
@@ -132,7 +137,8 @@ Problem::Problem(const Plan& plan, cpu::Precision precision, int64_t batch, Size
   expected_ = result.output;
   exact_ = result.largest < kExact;
   for (const Step& step : plan.steps) {
-    exact_ = exact_ && is_exact(step.kind) && (!step.pre || is_exact(step.pre->kind));
+    exact_ = exact_ && is_exact(step.kind, step.window) &&
+             (!step.pre || is_exact(step.pre->kind, step.pre->window));
   }
   // Where sums are not exact, a value of BFloat16 may be rounded to its neighbour.
   const double step = precision == cpu::Precision::kFloat32 ? 4e-6 : 0x1p-6;
