@@ -18,6 +18,7 @@ from . import cuda, reference
 from .constant import constant_result
 from .plan import Plan
 from .reference import StepGradients
+from .tuning import cpu_taps
 
 CPU_DTYPES = (torch.float32, torch.bfloat16)
 """What the CPU kernels compute with."""
@@ -78,9 +79,8 @@ def cpu_pack_size(
     for step, tile in zip(plan.steps, tuning or [0] * len(plan.steps), strict=True):
         if step.kind.has_weight:
             columns = sum(-(-d.slice.channels // _GROUP) * _GROUP for d in step.dst)
-            height, width = step.window.kernel
-            taps = (tile + height - 1) ** 2 if tile else height * width
-            total += columns * (1 + taps * -(-step.src.channels // in_four_bytes))
+            taps, depth = cpu_taps(step, tile)
+            total += columns * (1 + taps * -(-depth // in_four_bytes))
     return total * in_four_bytes
 
 

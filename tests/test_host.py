@@ -83,6 +83,11 @@ MODULES: dict[str, tuple[Spec, list[tuple[int, int, int]]]] = {
         ),
         [(1, 5, 6), (3, 33, 18), (1, 16, 40), (9, 30, 30)],
     ),
+    # First layers of stride 2: where x is read in its phases, and two readers, where it is not.
+    "stem of 7x7": (Spec(3, ((Stage.conv(35, 7, 2), Stage.conv(5)),)), [(1, 1, 1), (3, 22, 17)]),
+    "stem without padding": (Spec(4, ((Stage.conv(6, 7, 2, 0),),)), [(1, 7, 7), (2, 9, 30)]),
+    "stem of 5x5": (Spec(1, ((Stage.conv(17, 5, 2, 4),),)), [(1, 2, 1), (2, 16, 11)]),
+    "two stems": (Spec(3, ((Stage.conv(4, 7, 2),), (Stage.conv(3, 5, 2),))), [(2, 6, 9)]),
     "wide border": (Spec(3, ((Stage.conv(5, 1, padding=2), Stage.pool()),)), [(2, 3, 3)]),
     # One to five groups of columns, and every number of rows that a tile can have.
     "tiles": (

@@ -68,6 +68,9 @@ void pool_pixels(const KernelsOf<T>& kernels, const Pool& pool, const Place& fro
 template <typename T>
 void run_pool(const Program& program, const Task& task, const Operands<T>& operands);
 
+// Rows [first, last) of the phases of x into scratch.
+void load_phases(const Program& program, const Task& task, const Operands<float>& operands);
+
 // A convolution's task, by Winograd's algorithm.
 void run_winograd(const Program& program, const Task& task, const Operands<float>& operands);
 

@@ -10,8 +10,14 @@ namespace {
 constexpr float kNoBias[kMaxGroups * kGroup] = {};
 
 Algorithm algorithm_of(const Step& step, int64_t tile) {
-  if (step.window.kernel.height == 5) return kF2x2_5x5;
-  return tile == 4 ? kF4x4_3x3 : kF2x2_3x3;
+  switch (edge_of(step)) {
+    case 5:
+      return kF2x2_5x5;
+    case 4:
+      return kF3x3_4x4;
+    default:
+      return tile == 4 ? kF4x4_3x3 : kF2x2_3x3;
+  }
 }
 
 // The pixels of one input tile; outside the image they are zeros.
@@ -58,6 +64,38 @@ void multiply(const Program& program, const StepInfo& info, int64_t depth, const
 
 }  // namespace
 
+void load_phases(const Program& program, const Task& task, const Operands<float>& operands) {
+  const Place& to = program.places[kIn];
+  const Strided& x = operands.x;
+  const Window& window =
+      std::find_if(program.plan.steps.begin(), program.plan.steps.end(), [](const Step& step) {
+        return step.src.buffer == kIn;
+      })->window;
+  const auto [y_stride, x_stride] = window.stride;
+  float* dst = base_of(program, kIn, operands);
+  for (int64_t i = task.first; i < task.last; ++i) {
+    const int64_t image = i / to.size.height;
+    float* row = dst + to.image(image) + i % to.size.height * to.row;
+    std::fill_n(row, to.row, 0.0f);
+    const float* src =
+        static_cast<const float*>(x.data) + (operands.first_image + image) * x.stride[0];
+    for (int64_t phase = 0; phase < y_stride * x_stride; ++phase, row += x.size[1]) {
+      const int64_t y = i % to.size.height * y_stride + phase / x_stride - window.padding.height;
+      if (y < 0 || y >= x.size[2]) continue;
+      // Column j of the phase is column `left` + j * x_stride of the image.
+      const int64_t left = phase % x_stride - window.padding.width;
+      const int64_t first = left < 0 ? (-left + x_stride - 1) / x_stride : 0;
+      const int64_t last = std::min(to.size.width, (x.size[3] - left + x_stride - 1) / x_stride);
+      for (int64_t c = 0; c < x.size[1]; ++c) {
+        const float* from = src + c * x.stride[1] + y * x.stride[2] + left * x.stride[3];
+        for (int64_t j = first; j < last; ++j) {
+          row[j * to.pixel + c] = from[j * x_stride * x.stride[3]];
+        }
+      }
+    }
+  }
+}
+
 void run_winograd(const Program& program, const Task& task, const Operands<float>& operands) {
   const Step& step = program.plan.steps[task.step];
   const StepPack& pack = program.layout.steps[task.step];
@@ -70,6 +108,9 @@ void run_winograd(const Program& program, const Task& task, const Operands<float
   float* m = v + program.own.v;
   const float* zeros = m + program.own.m;
 
+  // Phases have zeros behind their channels.
+  const int64_t channels = from.phases ? from.pixel : step.src.channels;
+  const Size padding = from.phases ? Size{} : step.window.padding;
   const int64_t count = task.last - task.first;
   const int64_t chunks = (count + info.chunk - 1) / info.chunk;
   for (int64_t c = 0; c < chunks; ++c) {
@@ -81,15 +122,15 @@ void run_winograd(const Program& program, const Task& task, const Operands<float
       Cursor at(info.tiles, first);
       for (int64_t t = 0; t < tiles; ++t, at.next()) {
         const float* pixel[kMaxPoints * kMaxPoints];
-        find_pixels(step.window.padding, pack.tile, kernel.points, from, src, zeros, at, pixel);
-        kernel.input(pixel, step.src.channels, v + t * info.v_pitch, v_plane(info));
+        find_pixels(padding, pack.tile, kernel.points, from, src, zeros, at, pixel);
+        kernel.input(pixel, channels, v + t * info.v_pitch, v_plane(info));
       }
       *operands.transformed = wanted;
     }
     for (int p = task.first_panel; p < task.last_panel; ++p) {
       const Panel& panel = pack.panels[p];
-      multiply(program, info, step.src.channels, panel, pack.taps, tiles, v,
-               operands.pack + panel.offset, m);
+      multiply(program, info, pack.depth, panel, pack.taps, tiles, v, operands.pack + panel.offset,
+               m);
       Column<float> columns[kMaxGroups];
       const int64_t* const no_rows = nullptr;
       find_columns(program, step, info, panel, operands, &no_rows, columns);

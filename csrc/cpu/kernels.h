@@ -68,7 +68,7 @@ struct Winograd {
                  int64_t row, int64_t pixel, int rows, int columns, int lanes);
 };
 
-enum Algorithm { kF2x2_3x3, kF4x4_3x3, kF2x2_5x5, kAlgorithms };
+enum Algorithm { kF2x2_3x3, kF4x4_3x3, kF2x2_5x5, kF3x3_4x4, kAlgorithms };
 
 template <typename T>
 struct KernelsOf {

@@ -35,7 +35,7 @@ void pack_convolution(const Step& step, const StepPack& pack, int64_t channels, 
                       const T* weights, const T* bias, float* dst) {
   const int64_t depth = step.src.channels;
   std::optional<FilterTransform> transform;
-  if (pack.tile) transform.emplace(step.window.kernel.height, points_of(step, pack.tile));
+  if (pack.tile) transform.emplace(step, pack.tile);
   for (int64_t o = 0; o < channels; ++o) {
     const int group = first_group + static_cast<int>(o / kGroup);
     const auto panel = std::find_if(pack.panels.begin(), pack.panels.end(), [&](const Panel& p) {
@@ -47,7 +47,9 @@ void pack_convolution(const Step& step, const StepPack& pack, int64_t channels, 
       const T* weight = weights + (o * depth + k) * step.window.taps();
       if constexpr (std::is_same_v<T, float>) {
         if (transform) {
-          (*transform)(weight, column + k * pitch, depth * pitch);
+          for (int64_t phase = 0; phase * depth < pack.depth; ++phase) {
+            (*transform)(weight, phase, column + (phase * depth + k) * pitch, pack.depth * pitch);
+          }
           continue;
         }
       }
@@ -73,7 +75,8 @@ PackLayout pack_layout(const Plan& plan, Precision precision, std::span<const in
     const Step& step = plan.steps[i];
     StepPack pack;
     pack.tile = tiles.empty() ? 0 : tiles[i];
-    if (pack.tile != 0 && (precision != Precision::kFloat32 || !has_winograd(step, pack.tile))) {
+    if (pack.tile != 0 &&
+        (precision != Precision::kFloat32 || !has_winograd(plan, step, pack.tile))) {
       throw std::invalid_argument("tuning: step " + std::to_string(i) +
                                   " cannot be computed in Winograd tiles of edge " +
                                   std::to_string(pack.tile));
@@ -81,8 +84,9 @@ PackLayout pack_layout(const Plan& plan, Precision precision, std::span<const in
     if (has_weight(step.kind)) {
       const int64_t points = points_of(step, pack.tile);
       pack.taps = pack.tile ? points * points : step.window.taps();
-      pack.depth =
-          precision == Precision::kFloat32 ? step.src.channels : (step.src.channels + 1) / 2;
+      pack.depth = pack.tile                          ? depth_of(step)
+                   : precision == Precision::kFloat32 ? step.src.channels
+                                                      : (step.src.channels + 1) / 2;
       for (const Destination& dst : step.dst) pack.groups += groups_of(dst.slice.channels);
       pack.bias = layout.size;
       layout.size += int64_t{pack.groups} * kGroup;
@@ -113,10 +117,11 @@ PackLayout read_layout(const Plan& plan, Precision precision, const float* pack,
   std::vector<int64_t> tiles;
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const float tile = pack[i];
-    if (tile != 0.0f && !(tile == 2.0f || tile == 4.0f)) throw std::invalid_argument(kWrong);
+    if (tile != 0.0f && !(tile == 2.0f || tile == 3.0f || tile == 4.0f))
+      throw std::invalid_argument(kWrong);
     tiles.push_back(static_cast<int64_t>(tile));
     if (tiles[i] != 0 &&
-        (precision != Precision::kFloat32 || !has_winograd(plan.steps[i], tiles[i]))) {
+        (precision != Precision::kFloat32 || !has_winograd(plan, plan.steps[i], tiles[i]))) {
       throw std::invalid_argument(kWrong);
     }
   }

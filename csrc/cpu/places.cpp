@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "winograd.h"
+
 namespace inception_fused::cpu {
 
 namespace {
@@ -55,6 +57,22 @@ Place place_in_scratch(int64_t channels, Size size, Size border, int64_t images)
   place.row = (size.width + 2 * border.width) * channels;
   place.stride = (size.height + 2 * border.height) * place.row;
   place.offset = border.height * place.row + border.width * place.pixel;
+  return place;
+}
+
+// The step that reads x in its phases, or null.
+const Step* reader_of_phases(const Plan& plan, const PackLayout& layout) {
+  for (size_t i = 0; i < plan.steps.size(); ++i) {
+    if (layout.steps[i].tile && phases_along(plan.steps[i]) > 1) return &plan.steps[i];
+  }
+  return nullptr;
+}
+
+// As many as the step reads, a whole group of channels each.
+Place place_of_phases(const Step& step, Size out, int64_t images) {
+  const int64_t more = edge_of(step) - 1;
+  Place place = place_in_scratch(kGroup, {out.height + more, out.width + more}, {}, images);
+  place.phases = true;
   return place;
 }
 
@@ -137,7 +155,8 @@ Places place_all(const Plan& plan, const PackLayout& layout, const Strided& x, c
   std::vector<Life> lives;
   for (int64_t b = 0; b < static_cast<int64_t>(sizes.size()); ++b) {
     const Size border = border_of(plan, layout, b);
-    if (b == kIn && x.channels_last() && border == Size{}) {
+    const Step* phased = b == kIn ? reader_of_phases(plan, layout) : nullptr;
+    if (b == kIn && x.channels_last() && border == Size{} && !phased) {
       places.by_buffer.push_back(place_of(x, sizes[b]));
       continue;
     }
@@ -153,8 +172,9 @@ Places place_all(const Plan& plan, const PackLayout& layout, const Strided& x, c
     };
     const auto last = phase_of(life.last_wave);
     const int64_t slots = last < static_cast<int64_t>(phases.size()) ? phases[last].images : images;
-    Place& place =
-        places.by_buffer.emplace_back(place_in_scratch(plan.buffers[b], sizes[b], border, slots));
+    Place& place = places.by_buffer.emplace_back(
+        phased ? place_of_phases(*phased, sizes[phased->dst[0].slice.buffer], slots)
+               : place_in_scratch(plan.buffers[b], sizes[b], border, slots));
     place.first_wave = life.first_wave;
     if (slots < images) place.mask = slots - 1;
     life.elements = (slots * place.stride + line - 1) / line * line;

@@ -27,8 +27,9 @@ struct Place {
   int64_t channels = 0;
   Size size;
   Size border;
-  int64_t offset = 0;  // of the first image's pixel (0, 0), in elements from the start of scratch
-  int64_t stride = 0;  // of images, in elements
+  bool phases = false;  // x in its phases (winograd.h), padded; channels and size are theirs
+  int64_t offset = 0;   // of the first image's pixel (0, 0), in elements from the start of scratch
+  int64_t stride = 0;   // of images, in elements
   int64_t row = 0;
   int64_t pixel = 0;
   int64_t mask = -1;  // image i is in slot i & mask

@@ -13,21 +13,16 @@ namespace {
 
 int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
-// Tiles of a convolution's output.
-Size tiles_of(const Step& step, int64_t tile, Size in) {
-  const Size out = output_size(step, in);
-  return {(out.height + tile - 1) / tile, (out.width + tile - 1) / tile};
-}
-
 // Elements of transformed tiles that stay in the second-level cache while the weights pass.
 constexpr int64_t kTransformed = 96 << 10;
 
 StepInfo info_of(const Step& step, const StepPack& pack, const Kernels& kernels,
-                 Precision precision, const Place& from) {
+                 Precision precision, const Place& from, Size out) {
   StepInfo info;
   if (pack.tile) {
-    info.tiles = tiles_of(step, pack.tile, from.size);
-    info.v_pitch = round_up(step.src.channels, kGroup);
+    info.tiles = {(out.height + pack.tile - 1) / pack.tile,
+                  (out.width + pack.tile - 1) / pack.tile};
+    info.v_pitch = round_up(pack.depth, kGroup);
     const int64_t rows = kernels.float32.rows[2];
     info.chunk = std::max<int64_t>(1, kTransformed / (pack.taps * info.v_pitch * rows)) * rows;
   }
@@ -74,10 +69,11 @@ double cost_of(const Step& step, const StepPack& pack, Size from, double columns
   if (step.kind == Kind::MEAN) return 2 * depth * static_cast<double>(from.height * from.width);
   if (step.kind == Kind::LRN) return 2 * depth * static_cast<double>(step.response.size + 8);
   const auto taps = static_cast<double>(pack.taps);
-  double cost = taps * depth * columns;
+  double cost = taps * static_cast<double>(pack.depth) * columns;
   // A pool's loads and comparisons cost about as much as two columns of the product.
   if (step.pre) cost += 2 * depth * static_cast<double>(step.pre->window.taps());
-  if (pack.tile) cost += taps * (6 * depth + 4 * columns);  // the transforms
+  if (pack.tile)
+    cost += taps * (6 * static_cast<double>(pack.depth) + 4 * columns);  // the transforms
   return cost;
 }
 
@@ -160,7 +156,8 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
     const Step& step = plan.steps[i];
     const StepPack& pack = layout.steps[i];
     const StepInfo& info =
-        steps.emplace_back(info_of(step, pack, kernels, layout.precision, places[step.src.buffer]));
+        steps.emplace_back(info_of(step, pack, kernels, layout.precision, places[step.src.buffer],
+                                   places[step.dst[0].slice.buffer].size));
     if (step.pre) own.pooled = std::max(own.pooled, kPoolChunk * step.src.channels);
     if (step.kind == Kind::LRN) {
       const int64_t floats = 3 * step.src.channels + kGroup;

@@ -6,5 +6,6 @@ static constexpr Kernels table(const char* name) {
           typed<BFloat16>(),
           {{4, winograd_input<4>, winograd_output<4, 2>},
            {6, winograd_input<6>, winograd_output<6, 4>},
-           {6, winograd_input<6>, winograd_output<6, 2>}}};
+           {6, winograd_input<6>, winograd_output<6, 2>},
+           {6, winograd_input<6>, winograd_output<6, 3>}}};
 }

@@ -34,6 +34,9 @@ static inline void output_transform(const Vector* m, Vector* y) {
     const Vector first = kSmall * difference_small + kLarge * difference_large;
     if constexpr (M == 2) {
       y[1] = first + m[5];
+    } else if constexpr (M == 3) {
+      y[1] = first;
+      y[2] = 0.5f * sum_small + 2.0f * sum_large + m[5];
     } else {
       y[1] = first;
       y[2] = 0.5f * sum_small + 2.0f * sum_large;

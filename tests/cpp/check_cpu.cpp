@@ -20,7 +20,7 @@
 namespace inception_fused {
 namespace {
 
-constexpr int64_t kTiles[] = {0, 2, 4};  // of Way
+constexpr int64_t kTiles[] = {0, 2, 3, 4};  // of Way
 
 struct Case {
   std::string name;
@@ -155,7 +155,7 @@ int fuzz(const std::vector<Case>& cases, int count) {
         }
         Problem problem(plan, precision, c.batch, c.image, static_cast<unsigned>(i));
         const Way way{all[random() % all.size()],
-                      kTiles[random() % 3],
+                      kTiles[random() % std::size(kTiles)],
                       kLayouts[random() % 4],
                       kLayouts[random() % 4],
                       static_cast<int>(1 + random() % 3),

@@ -162,7 +162,7 @@ const Problem::Pack& Problem::pack_of(int64_t tile) {
   const std::vector<const void*> weights = addresses(weights_), biases = addresses(biases_);
   std::vector<int64_t> tiles;
   for (const Step& step : plan_.steps) {
-    tiles.push_back(has_winograd(tile) && cpu::has_winograd(step, tile) ? tile : 0);
+    tiles.push_back(has_winograd(tile) && cpu::has_winograd(plan_, step, tile) ? tile : 0);
   }
   Pack pack{cpu::pack_layout(plan_, precision_, tiles),
             {nullptr, [](float* p) { ::operator delete(p, std::align_val_t{cpu::kAlignment}); }}};
@@ -174,8 +174,8 @@ const Problem::Pack& Problem::pack_of(int64_t tile) {
 
 bool Problem::has_winograd(int64_t tile) const {
   return precision_ == cpu::Precision::kFloat32 &&
-         std::ranges::any_of(plan_.steps,
-                             [&](const Step& step) { return cpu::has_winograd(step, tile); });
+         std::ranges::any_of(
+             plan_.steps, [&](const Step& step) { return cpu::has_winograd(plan_, step, tile); });
 }
 
 std::string Problem::differs(const Way& way) {
