@@ -25,7 +25,8 @@ KERNELBENCH = {
     "l3-6": ("KernelBench L3/6, one module", kernelbench.module, kernelbench.activations),
     "l3-7": ("KernelBench L3/7, GoogLeNet", kernelbench.Network, kernelbench.images),
 }
-NAMES = (*NETWORKS, *KERNELBENCH, *GOOGLENET)
+CHAIN = "chain"
+NAMES = (*NETWORKS, CHAIN, *KERNELBENCH, *GOOGLENET)
 
 # Mean and standard deviation of ImageNet per channel, which torchvision's weights expect.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,6 +52,8 @@ def find(name: str) -> Case:
     """
     if name in GOOGLENET:
         return Case(name, f"module {name}", partial(_module, name), partial(_activations, name))
+    if name == CHAIN:
+        return Case(CHAIN, "nine modules in a chain", _chain, partial(_activations, "3a"))
     if name == "torchvision":
         return _torchvision()
     if name == "paper":
@@ -135,8 +138,20 @@ def _frozen(make: Callable[[], nn.Module]) -> nn.Module:
 
 def _module(name: str) -> nn.Module:
     """One of the paper's nine with batch norm (conv + BN + ReLU, a true 5x5)."""
-    model = _seeded(lambda: Branches(GOOGLENET[name], batch_norm=True))
+    model = _seeded(partial(Branches, GOOGLENET[name], batch_norm=True))
     return calibrate(model, _activations(name, 2))
+
+
+def _chain() -> nn.Module:
+    """All nine, with the max pools between the stages."""
+    layers: list[nn.Module] = []
+    size = GOOGLENET_SIZE["3a"]
+    for name, spec in GOOGLENET.items():
+        if GOOGLENET_SIZE[name] != size:
+            size = GOOGLENET_SIZE[name]
+            layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
+        layers.append(_seeded(partial(Branches, spec, batch_norm=True)))
+    return calibrate(nn.Sequential(*layers), _activations("3a", 2))
 
 
 def _activations(name: str, batch: int) -> Tensor:

@@ -62,8 +62,8 @@ def bench(
         str,
         typer.Option(
             help="torchvision, paper, 3a to 5b (several: with commas), modules for all nine, "
-            "l3-6, l3-7 (KernelBench), or path.py:function returning a model or "
-            "(model, example input)."
+            "chain (all nine in a row), l3-6, l3-7 (KernelBench), or path.py:function returning a "
+            "model or (model, example input)."
         ),
     ] = _NETWORKS,
     batch: Annotated[

@@ -44,6 +44,16 @@ class TestCases:
             counted = job._begin(case, case.build(), 3).flops
         assert counted == 2 * lower(GOOGLENET[name]).macs(3, size, size)
 
+    def test_chain_counts_as_its_nine_modules(self) -> None:
+        case = cases.find("chain")
+        with torch.no_grad():
+            counted = job._begin(case, case.build(), 1).flops
+        macs = (
+            lower(s).macs(1, size, size)
+            for s, size in zip(GOOGLENET.values(), GOOGLENET_SIZE.values(), strict=True)
+        )
+        assert counted == 2 * sum(macs)
+
     def test_building_twice_gives_the_same_weights(self) -> None:
         first, second = (cases.find("5a").build().state_dict() for _ in range(2))
         assert first.keys() == second.keys()

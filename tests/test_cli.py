@@ -32,7 +32,7 @@ def run(*arguments: str) -> int:
     [
         ("bench --batch 0", "--batch must be sizes from 1 to 4096"),
         ("bench --batch 1,x", "--batch must be sizes from 1 to 4096"),
-        ("bench --model 9z", "--model must be one of torchvision, paper, l3-6, l3-7, 3a"),
+        ("bench --model 9z", "--model must be one of torchvision, paper, chain, l3-6, l3-7, 3a"),
         ("bench --model nowhere.py:f", "there is no file nowhere.py"),
         ("bench --peers tensorflow", "--peers must be of fused_triton, fused_compile"),
         ("bench --memory-format nhwc", "--memory-format must be of nchw, channels_last, both"),
