@@ -102,7 +102,7 @@ def table(one: Profile, peak: float, peak_name: str) -> Table:
             f"{s.number}: {drawing.what(s.step)}",
             str(s.step.wave),
             f"{s.step.src.channels} to {'+'.join(str(d.slice.channels) for d in s.step.dst)}",
-            s.algorithm.removeprefix("step 0 "),
+            s.algorithm.removesuffix(" in step 0"),
             figure(s.ms.median),
             f"{s.ms.median / one.sum_ms:.0%}",
             *rate,

@@ -8,6 +8,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import inception_fused
+from inception_fused.candidates import ORIGINAL
 from inception_fused.figures import STORE, device_name
 from inception_fused.tune import TuneReport
 
@@ -39,7 +40,7 @@ def run(
 
 
 def table(title: str, report: TuneReport) -> Table:
-    """A row per module and candidate, the fastest first; what was taken is marked."""
+    """A row per module and candidate, the fastest first; what was taken is so marked."""
     made = Table(
         title=f"{title}: median ms and its 99 % confidence interval, inside calls of the model",
         title_justify="left",
@@ -48,28 +49,31 @@ def table(title: str, report: TuneReport) -> Table:
     )
     made.add_column("module")
     made.add_column("ran as")
-    for name in ("ms", "interval", "times faster"):
+    for name in ("ms", "interval", "times", ""):
         made.add_column(name, justify="right", no_wrap=True)
     for line in report.lines:
         name = line.name or "(the model itself)"
         if line.figures is None:
             made.add_row(name, f"not tuned: {line.reason}")
             continue
-        original = next(t for t in line.figures.timings if t.backend == "original")
+        original = next(t for t in line.figures.timings if t.backend == ORIGINAL)
         source = " (remembered)" if line.remembered else ""
         for number, t in enumerate(line.figures.timings):
+            taken = t.label == line.figures.taken
             made.add_row(
                 name + source if number == 0 else "",
                 t.label,
                 figure(t.median),
                 f"{figure(t.low)}-{figure(t.high)}",
                 f"{original.median / t.median:.2f}",
-                style="bold" if t.label == line.figures.taken else "",
+                "taken" if taken else "",
+                style="bold" if taken else "",
             )
         made.add_section()
     made.caption = (
-        "bold: taken, being clearly faster than the original and than simpler choices; ms of those "
-        "that were taken or nearly so are of a second measurement"
+        "times: faster than the original. A module takes what is clearly faster than its original "
+        "and than simpler choices; a network runs as a whole unless its modules in turn are "
+        "clearly faster. The best were measured a second time, and that is shown."
     )
     made.caption_justify = "left"
     return made

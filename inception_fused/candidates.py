@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,14 @@ from torch import Tensor
 from .backends import Backend, Tuning, able
 from .fusion import Fusion
 from .medians import interval
+from .plan import Step
 from .route import Route, Timing, autocasts
 
 ORIGINAL = "original"
 """Of the candidate that runs the module's own forward."""
+
+Inside = Mapping[str, Mapping[int, int]]
+"""By the name of a back end, places of a network's tuning that its modules have settled."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +42,52 @@ Times = dict[Candidate, list[float]]
 """Latencies in ms. The n-th of every candidate belongs to the same round."""
 
 
-def candidates(fusion: Fusion, x: Tensor) -> list[Candidate]:
+def inside(network: Fusion, modules: Iterable[tuple[Fusion, Route | None]]) -> Inside:
+    """What the fused modules of a network take, as places of the network's tuning.
+
+    A step of the network is that of the module which has the same weights.
+    """
+    known: dict[str, dict[frozenset[int], int]] = {}
+    for fusion, route in modules:
+        if route is not None and route.backend is not None:
+            for step, value in zip(fusion.plan.steps, route.tuning, strict=False):
+                known.setdefault(route.backend.name, {})[_weights(fusion, step)] = value
+    steps = {i: _weights(network, step) for i, step in enumerate(network.plan.steps)}
+    return {
+        name: {i: values[own] for i, own in steps.items() if own and own in values}
+        for name, values in known.items()
+    }
+
+
+def _weights(fusion: Fusion, step: Step) -> frozenset[int]:
+    weights = (fusion.sources[d.weight].weight.tensor() for d in step.dst if d.weight >= 0)
+    return frozenset(map(id, weights))
+
+
+def candidates(fusion: Fusion, x: Tensor, settled: Inside | None = None) -> list[Candidate]:
     """The original, every back end with its own choice, and each change of that in one place.
 
-    Back ends and tunings that the module's options rule out are not among them.
+    Of a network the original is its modules in turn. Where they have ``settled`` a step, the
+    network is tried with all that they take, and only other steps are changed one by one; each
+    further candidate would cost a copy of all weights. Back ends and tunings that the options rule
+    out are not among them, nor is the reference for a network that another back end may run.
     """
     if autocasts(x):
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    found = [Candidate(None, (), ORIGINAL)]
+    found = [Candidate(None, (), "its modules in turn" if fusion.network else ORIGINAL)]
     for backend in able(fusion.plan, x, fusion.options.backend):
+        if fusion.network and backend.name == "reference" != fusion.options.backend:
+            continue
         options = backend.options(fusion.plan, x) if fusion.options.winograd else ()
         own = backend.tuning(fusion.plan, x) if fusion.options.winograd else ()
         found.append(_candidate(fusion, backend, own))
         plainest = tuple(values[0] for values in options)
-        variants = [plainest] if options and own else []
+        kept = (settled or {}).get(backend.name, {})
+        start = _with(own, kept)
+        variants = [start, plainest] if options and own else []
         for place, values in enumerate(options if own else ()):
-            variants += [(*own[:place], value, *own[place + 1 :]) for value in values]
+            if place not in kept:
+                variants += [_with(start, {place: value}) for value in values]
         seen = {own}
         for tuning in variants:
             if tuning not in seen:
@@ -67,11 +101,15 @@ def _candidate(fusion: Fusion, backend: Backend, tuning: Tuning) -> Candidate:
     return Candidate(backend, tuning, f"{backend.name}: {words}" if words else backend.name)
 
 
-def finalists(fusion: Fusion, times: Times) -> list[Candidate]:
-    """Who is timed again, after all were, in the order in which they are preferred.
+def _with(tuning: Tuning, changes: Mapping[int, int]) -> Tuning:
+    return tuple(changes.get(place, value) for place, value in enumerate(tuning))
 
-    The original; of each back end its own choice, then that with every place changed whose change
-    alone was clearly faster.
+
+def finalists(fusion: Fusion, times: Times, settled: Inside | None = None) -> list[Candidate]:
+    """Who is timed again, after all were: the original, and of each back end one or two.
+
+    They are its own choice, then what its modules have settled with every other place changed whose
+    change alone was clearly faster.
     """
     found = []
     for group in _groups(times):
@@ -79,11 +117,13 @@ def finalists(fusion: Fusion, times: Times) -> list[Candidate]:
         found.append(own)
         if own.backend is None:
             continue
-        best = list(own.tuning)
-        for place in range(len(own.tuning)):
-            changes = [c for c in group[1:] if _differs_only_in(place, c.tuning, own.tuning)]
+        start = _with(own.tuning, (settled or {}).get(own.name, {}))
+        base = next((c for c in group if c.tuning == start), own)
+        best = list(base.tuning)
+        for place in range(len(best)):
+            changes = [c for c in group if _differs_only_in(place, c.tuning, base.tuning)]
             for change in sorted(changes, key=lambda c: interval(times[c]).median):
-                if clearly_faster(times[change], times[own]):
+                if clearly_faster(times[change], times[base]):
                     best[place] = change.tuning[place]
                     break
         if tuple(best) != own.tuning:
@@ -108,15 +148,20 @@ def clearly_faster(a: Sequence[float], b: Sequence[float]) -> bool:
     return interval([x / y for x, y in zip(a, b, strict=True)]).high < 1
 
 
-def winner(times: Times) -> Candidate:
-    """The candidate that is clearly faster than the original and than those preferred to it.
+def winner(times: Times, network: bool = False) -> Candidate:
+    """The candidate that is clearly faster than all that are preferred to it.
+
+    The original is preferred to all others. Of a network, which nobody runs in turn if it can run
+    as a whole, the first back end's own choice is, and its modules in turn come next.
 
     Args:
         times: of the finalists, in their order, the original first.
     """
-    first, *others = times
-    best = first
-    for candidate in others:
+    order = list(times)
+    if network:
+        order[:2] = reversed(order[:2])
+    best = order[0]
+    for candidate in order[1:]:
         if clearly_faster(times[candidate], times[best]):
             best = candidate
     return best

@@ -147,17 +147,23 @@ def explain(model: nn.Module) -> Report:
     """Which modules are fused, with which back end their last call ran and why, and why not."""
     verdicts = find(model)
     taken_by: dict[int, tuple[str, str]] = {}  # back end and reason, by what a network has run
+    tuned: set[int] = set()  # in networks that were measured for inputs like the last one
     for verdict in verdicts:
         network = _fusion(verdict) if verdict.network else None
         if network is not None and network.taken not in ("", "original"):
             inside = (network.taken, f"in {_where(verdict.name)} as a whole")
             taken_by |= {id(m): inside for m in all_modules(verdict.module)}
+            if network.timings:
+                tuned |= {id(m) for m in all_modules(verdict.module)}
     lines = []
     for verdict in verdicts:
         fusion = _fusion(verdict)
         taken, reason = (fusion.taken, fusion.reason) if fusion else ("", verdict.reason)
+        timings = fusion.timings if fusion else ()
         if fusion and not verdict.network:
             taken, reason = taken_by.get(id(verdict.owner), (taken, reason))
+            if id(verdict.owner) in tuned:
+                timings = fusion.last_measured()
         lines.append(
             Line(
                 verdict.name,
@@ -166,7 +172,7 @@ def explain(model: nn.Module) -> Report:
                 taken,
                 reason if fusion or reason else _not_asked(verdict.network),
                 verdict.network,
-                fusion.timings if fusion else (),
+                timings,
             )
         )
     return Report(tuple(lines))

@@ -83,9 +83,8 @@ class Fusion:
         It holds for any values of the weights, and in deep copies.
         """
         self._routes.pop(key, None)
-        if route is None:
-            self._measured.pop(key, None)
-        else:
+        self._measured.pop(key, None)
+        if route is not None:
             self._measured[key] = route
 
     def route_of(self, key: Key) -> Route | None:
@@ -95,6 +94,10 @@ class Fusion:
     def measured(self, key: Key) -> Route | None:
         """The route that was given to :meth:`take`."""
         return self._measured.get(key)
+
+    def last_measured(self) -> tuple[Timing, ...]:
+        """What was measured for the kind of input that was tuned last."""
+        return next((r.timings for r in reversed(self._measured.values()) if r.timings), ())
 
     def changed(self) -> str | None:
         """What was changed so that the plan no longer holds; None if nothing."""

@@ -19,8 +19,10 @@ from .backends import Tuning
 from .candidates import (
     ORIGINAL,
     Candidate,
+    Inside,
     candidates,
     finalists,
+    inside,
     timings,
     winner,
 )
@@ -80,8 +82,9 @@ def tune(
 
     The candidates are every available back end in every configuration that it can express one
     change at a time, and the original forward: a module for which nothing is clearly faster than
-    the original (by a 99 % confidence interval of the ratio) takes the original; a network that
-    can run as a whole is then compared with its modules in turn. The output of each is compared
+    the original (by a 99 % confidence interval of the ratio) takes the original. A network that
+    can run as a whole is then tried with what its modules take, and keeps running as a whole unless
+    its modules in turn are clearly faster. The output of each is compared
     with the original's before it is timed; one that differs is dropped with a warning. The model is
     called as a whole, many times, in eval mode without gradients, on ``example_input``: its hooks
     run, and autocast is as it is around the call of ``tune``.
@@ -123,11 +126,15 @@ def tune(
         try:
             # Hooks on modules inside keep a network from running as a whole: so first the modules,
             # then the whole against its modules as they then are.
-            for named, start, end in ((modules, 0.0, 0.6), (networks, 0.6, 1.0)):
+            share = 0.6 if modules and networks else float(bool(modules))
+            for named, start, end in ((modules, 0.0, share), (networks, share, 1.0)):
                 sites = visit(model, named, example_input) if named else []
+                tuned = [(site.fusion, site.fusion.measured(site.key)) for site, _ in touched]
+                settled = {site: inside(site.fusion, tuned) for site in sites if tuned}
                 touched += [(site, site.fusion.measured(site.key)) for site in sites]
                 part = partial(_part, say, start, end)
-                found += _tune(model, example_input, sites, (end - start) * seconds, fresh, part)
+                span = (end - start) * seconds
+                found += _tune(model, example_input, sites, settled, span, fresh, part)
         except BaseException:
             for site, route in touched:
                 site.fusion.take(site.key, route)
@@ -160,7 +167,13 @@ def fused_parts(model: nn.Module) -> tuple[list[tuple[str, Fusion]], list[tuple[
 
 
 def _tune(
-    model: nn.Module, example: Tensor, sites: list[Site], seconds: float, fresh: bool, say: Progress
+    model: nn.Module,
+    example: Tensor,
+    sites: list[Site],
+    settled: dict[Site, Inside],
+    seconds: float,
+    fresh: bool,
+    say: Progress,
 ) -> list[Tuned]:
     found: dict[Site, Tuned] = {}
     device = device_name(example)
@@ -168,7 +181,7 @@ def _tune(
     contest: dict[Site, list[Candidate]] = {}
     keys: dict[Site, str] = {}
     for site in sites:
-        who = candidates(site.fusion, site.x)
+        who = candidates(site.fusion, site.x, settled.get(site))
         keys[site] = key_of_figures(site, who)
         figures = known.get(keys[site])
         if figures is not None and _take(site, figures, who):
@@ -183,7 +196,7 @@ def _tune(
             site.fusion.take(site.key, None)
             found[site] = Tuned(site.name, str(site), None, False, reason)
     contest = {site: who for site, who in contest.items() if site not in found}
-    measured = _measure(model, example, contest, seconds, say) if contest else {}
+    measured = _measure(model, example, contest, settled, seconds, say) if contest else {}
     for site, (figures, reason) in measured.items():
         if figures is None or not _take(site, figures, contest[site]):
             site.fusion.take(site.key, None)
@@ -201,6 +214,7 @@ def _measure(
     model: nn.Module,
     example: Tensor,
     contest: dict[Site, list[Candidate]],
+    settled: dict[Site, Inside],
     seconds: float,
     say: Progress,
 ) -> dict[Site, tuple[Figures | None, str]]:
@@ -213,7 +227,7 @@ def _measure(
     last: dict[Site, list[Candidate]] = {}
     for site, times in first.items():
         if len(next(iter(times.values()))) >= LEAST:
-            last[site], _ = check(site, finalists(site.fusion, times))
+            last[site], _ = check(site, finalists(site.fusion, times, settled.get(site)))
     second = measure(model, example, last, seconds / 2, lambda share: tell(share, 0.55))
     found: dict[Site, tuple[Figures | None, str]] = {}
     for site, times in first.items():
@@ -221,11 +235,18 @@ def _measure(
         if len(final.get(contest[site][0], ())) < LEAST:
             found[site] = (None, "the model does not call it with these inputs every time")
             continue
-        best = winner(final)
+        network = site.fusion.network
+        best = winner(final, network)
         figures = Figures(best.label, timings({**times, **final}))
-        reason = "" if best.backend else "nothing is clearly faster than the original"
-        found[site] = (figures, reason)
+        found[site] = (figures, "" if best.backend else _AGAINST[network])
     return found
+
+
+_AGAINST = {
+    False: "nothing is clearly faster than the original",
+    True: "its modules in turn are clearly faster than the whole",
+}
+"""Why no back end is taken, for a module and for a network."""
 
 
 def check(site: Site, who: list[Candidate]) -> tuple[list[Candidate], str]:
@@ -287,8 +308,10 @@ def _take(site: Site, figures: Figures, who: list[Candidate]) -> bool:
         if tuning and (len(options) != len(tuning) or any(t not in o for o, t in places)):
             return False
     original = next(t for t in figures.timings if t.backend == ORIGINAL)
-    reason = f"measured as fastest: {timing.median:.3g} ms, the original {original.median:.3g} ms"
+    network = site.fusion.network
+    name = original.label if network else f"the {original.label}"
+    reason = f"measured: {timing.median:.3g} ms, {name} {original.median:.3g} ms"
     if backend is None:
-        reason = f"measured: nothing is clearly faster than {original.median:.3g} ms"
+        reason = f"measured: {_AGAINST[network]}, {original.median:.3g} ms"
     site.fusion.take(site.key, Route(backend, reason, tuning, figures.timings))
     return True

@@ -45,11 +45,15 @@ def cpu_options(plan: Plan) -> tuple[tuple[int, ...], ...]:
 
 
 def cpu_describe(plan: Plan, tuning: tuple[int, ...]) -> str:
-    """A tuning in words: "direct", or Winograd's F(m x m, r x r) by number of step."""
+    """A tuning in words: "direct", or the steps of each of Winograd's F(m x m, r x r) by number."""
+    by_algorithm: dict[str, list[int]] = {}
+    for number, (step, tile) in enumerate(zip(plan.steps, tuning, strict=False)):
+        if tile:
+            edge = _edge(step)
+            by_algorithm.setdefault(f"F({tile}x{tile},{edge}x{edge})", []).append(number)
     named = [
-        f"step {number} F({tile}x{tile},{_edge(step)}x{_edge(step)})"
-        for number, (step, tile) in enumerate(zip(plan.steps, tuning, strict=False))
-        if tile
+        f"{name} in step{'s' * (len(numbers) > 1)} {' '.join(map(str, numbers))}"
+        for name, numbers in by_algorithm.items()
     ]
     return ", ".join(named) or "direct"
 

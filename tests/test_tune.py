@@ -22,15 +22,16 @@ from torch import Tensor, nn
 import inception_fused
 from inception_fused import figures, reference, trial
 from inception_fused.backends import TABLE, Backend
-from inception_fused.candidates import candidates, clearly_faster, finalists, winner
-from inception_fused.fusion import fusion_of
+from inception_fused.candidates import candidates, clearly_faster, finalists, inside, winner
+from inception_fused.fusion import fusion_of, network_of
 from inception_fused.lower import lower
-from inception_fused.models import Inception
+from inception_fused.models import GoogLeNet, Inception
+from inception_fused.route import Route
 from inception_fused.spec import GOOGLENET
 from inception_fused.tuning import cpu_describe, cpu_options, cpu_tuning
 
 backends = sys.modules["inception_fused.backends"]  # the attribute of that name is a function
-REFERENCE = TABLE[-1]
+CPU, REFERENCE = TABLE[-2:]
 X = torch.randn(1, 8, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
@@ -258,7 +259,7 @@ def test_figures_are_remembered_and_measured_again_if_fresh(
     assert report.lines[0].remembered
     assert "takes fast (remembered: fast" in str(report)
     assert taken(model) == "fast"
-    assert "fast (measured as fastest: " in str(inception_fused.explain(model))
+    assert "fast (measured: 0." in str(inception_fused.explain(model))
     model, report = tuned(fresh=True)
     assert runs > 20
     assert not report.lines[0].remembered
@@ -338,6 +339,102 @@ def test_an_interrupt_leaves_the_model_as_it_was(table: Callable[..., None]) -> 
     assert not model._forward_pre_hooks
 
 
+class Net(nn.Module):
+    """A convolution and two modules in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(8, 8, 3, padding=1)
+        self.first = Slowed(8, 4, 4, 8, 4, 8, 4)
+        self.second = Slowed(24, 4, 4, 8, 4, 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(self.stem(x)))
+
+
+def tuned_network() -> tuple[nn.Module, dict[str, figures.Figures]]:
+    """The model, and by name what was found; "" is the whole."""
+    torch.manual_seed(5)
+    model = inception_fused.fuse(Net().eval().requires_grad_(False))
+    report = inception_fused.tune(model, X, 1e-6)
+    with torch.no_grad():
+        model(X)
+    return model, {line.name: line.figures for line in report.lines}
+
+
+def by_steps(module: Callable[..., float], network: Callable[..., float], values: int) -> Backend:
+    """A back end whose time is by the places of the tuning, of a module or of the network."""
+    return takes(
+        "stepped",
+        lambda tuning: (module if len(tuning) == 4 else network)(*tuning),
+        options=lambda plan, x: (tuple(range(values)),) * len(plan.steps),
+        tuning=lambda plan, x: (0,) * len(plan.steps),
+        describe=lambda plan, tuning: "".join(map(str, tuning)),
+    )
+
+
+@pytest.mark.parametrize(("ms", "whole"), [(1.0, True), (2.0, True), (3.0, False)])
+def test_a_network_runs_as_a_whole_unless_its_modules_are_clearly_faster(
+    table: Callable[..., None], ms: float, whole: bool
+) -> None:
+    table(by_steps(lambda *_: 1.0, lambda *_: ms, 1))
+    model, found = tuned_network()
+    assert network_of(model).taken == ("stepped" if whole else "original")
+    times = {t.label: t.median for t in found[""].timings}
+    expected = {"stepped: 000000000": ms, "its modules in turn": 2.0}
+    assert times == pytest.approx(expected, rel=0.02)
+    network, first, second = sorted(inception_fused.explain(model).lines, key=lambda x: x.name)
+    assert {t.label for t in network.timings} == times.keys()
+    for line in (first, second):
+        assert line.backend == "stepped"
+        assert {t.label for t in line.timings} == {"stepped: 0000", "original"}
+
+
+def test_a_network_is_tried_with_what_its_modules_take(table: Callable[..., None]) -> None:
+    """Every place saves 0.1 ms; those of the modules are not tried again one by one."""
+    table(by_steps(lambda *places: 1.5 - 0.1 * sum(places), lambda *p: 3 - 0.1 * sum(p), 2))
+    model, found = tuned_network()
+    assert found["first"].taken == found["second"].taken == "stepped: 1111"
+    assert found[""].taken == "stepped: 111111111"
+    assert {t.label for t in found[""].timings} == {
+        "its modules in turn",
+        *(f"stepped: {places}" for places in ("000000000", "011111111", "111111111")),
+    }
+    assert network_of(model).taken == "stepped"
+
+
+def test_what_the_modules_take_may_be_wrong_for_the_whole(table: Callable[..., None]) -> None:
+    table(by_steps(lambda *places: 1.5 - 0.1 * sum(places), lambda *p: 1 + 0.1 * sum(p[1:]), 2))
+    _, found = tuned_network()
+    assert found["first"].taken == "stepped: 1111"
+    assert found[""].taken == "stepped: 000000000"
+
+
+@pytest.mark.skipif(
+    not inception_fused.backends()["cpu"].startswith("available"),
+    reason="the native library is not built",
+)
+def test_a_network_knows_the_steps_of_its_modules() -> None:
+    model = inception_fused.fuse(GoogLeNet().eval())
+    network = network_of(model)
+    assert network is not None
+    x = torch.randn(1, 3, 224, 224)
+    modules = [f for m in model.modules() if (f := fusion_of(m)) is not None]
+    tuned = [(f, Route(CPU, "", tuple(range(10 * i, 10 * i + 4)))) for i, f in enumerate(modules)]
+    settled = inside(network, tuned)
+    values = [10 * i + s for i in range(9) for s in range(4)]
+    assert sorted(settled["cpu"].values()) == values
+    for number, value in settled["cpu"].items():
+        step, own = network.plan.steps[number], modules[value // 10].plan.steps[value % 10]
+        assert (step.src.channels, step.window) == (own.src.channels, own.window)
+    free = [i for i, o in enumerate(cpu_options(network.plan)) if len(o) > 1]
+    free = [i for i in free if i not in settled["cpu"]]
+    found = candidates(network, x, settled)
+    assert len(free) == 1  # the 3x3 in front of the modules
+    assert len(found) == 4 + 2  # in turn, own, what the modules take, direct; the 3x3 by two
+    assert "reference" not in [c.name for c in found]
+
+
 def test_mistakes_are_named() -> None:
     fused = inception_fused.fuse(tiny())
     with pytest.raises(TypeError, match=r"model must be an nn\.Module, got str"):
@@ -400,7 +497,9 @@ class TestCandidates:
         assert cpu_describe(plan, (0,) * 4) == "direct"
         steps = [i for i, s in enumerate(plan.steps) if s.window.kernel == (3, 3) and not s.pre]
         tuning = tuple(4 if i == steps[-1] else 0 for i in range(4))
-        assert cpu_describe(plan, tuning) == f"step {steps[-1]} F(4x4,3x3)"
+        assert cpu_describe(plan, tuning) == f"F(4x4,3x3) in step {steps[-1]}"
+        every = tuple(o[1] if len(o) > 1 else 0 for o in cpu_options(plan))
+        assert cpu_describe(plan, every) == "F(2x2,3x3) in step 2, F(2x2,5x5) in step 3"
 
     def test_a_difference_within_the_noise_decides_nothing(self) -> None:
         quick, slow = [1.0, 1.2, 0.9, 1.1] * 5, [1.05, 1.15, 0.95, 1.0] * 5
