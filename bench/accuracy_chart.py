@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from inception_fused.spec import GOOGLENET
 
-from .charts import GRID, Chart, Panel, colour, legend
+from .charts import GRID, Chart, Panel, colour, fastest_first, legend, logarithmic
 from .results import CaseResult, Measurement, Results
 
 
@@ -47,17 +47,21 @@ def _network(axes: Axes, case: CaseResult) -> None:
     axes.set(title=case.title, xlabel="error, relative to the largest output")
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.margins(x=0.3)
+    axes.xaxis.minorticks_off()
     axes.grid(**GRID)
 
 
 def _modules(axes: Axes, group: list[CaseResult]) -> None:
-    for title in dict.fromkeys(m.title for c in group for m in _rows(c)):
+    for title in fastest_first(group):
         found = [(x, m) for x, c in enumerate(group) for m in _rows(c) if m.title == title]
+        if not found:
+            continue
         shade = colour(found[0][1])
         axes.plot(
             [x for x, _ in found], [m.error or 0.0 for _, m in found], "o", color=shade, label=title
         )
     axes.set_yscale("log")
+    logarithmic(axes.yaxis, "{x:.0e}")
     axes.set_xticks(range(len(group)), [c.model for c in group])
     axes.set(
         title="modules",

@@ -6,13 +6,16 @@ Text and axes are in one colour, so that a page can give them its own, light or 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -101,29 +104,49 @@ def svgs(chart: Chart) -> list[str]:
     return found
 
 
-def png(chart: Chart, folder: Path) -> Path:
-    """Writes the panels, two in a row, into one file of the chart's name."""
+def png(chart: Chart, folder: Path, number: int = 1) -> Path:
+    """Writes the panels, two in a row, into one file of the chart's name; returns its path.
+
+    Args:
+        number: of the run, if there are several with such a chart.
+    """
+    path = folder / f"{chart.name}{f'-{number}' if number > 1 else ''}.png"
+    with mpl.rc_context(_STYLE):
+        _together(chart).savefig(path, dpi=144, facecolor="white")
+    return path
+
+
+def svg_file(chart: Chart, path: Path, ink: str = INK) -> None:
+    """Writes the panels, two in a row, into one SVG without a background; text is outlines.
+
+    The same chart gives the same file.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({**_STYLE, "svg.fonttype": "path", "svg.hashsalt": chart.name}):
+        _together(chart).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    path.write_text(buffer.getvalue().replace(INK, ink))
+
+
+def _together(chart: Chart) -> Figure:
     columns = min(2, len(chart.panels))
     rows = -(-len(chart.panels) // columns)
     heights = [
         max(p.height for p in chart.panels[i * columns : (i + 1) * columns]) for i in range(rows)
     ]
-    with mpl.rc_context(_STYLE):
-        figure = Figure((WIDTH * columns, sum(heights)), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
-        for axes, panel in zip(grid.flat, chart.panels, strict=False):
-            panel.draw(axes)
-        for axes in grid.flat[len(chart.panels) :]:
-            axes.remove()
-        path = folder / f"{chart.name}.png"
-        figure.savefig(path, dpi=144, facecolor="white")
-    return path
+    figure = Figure((WIDTH * columns, sum(heights)), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)  # type: ignore[union-attr]
+    grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+    for axes, panel in zip(grid.flat, chart.panels, strict=False):
+        panel.draw(axes)
+    for axes in grid.flat[len(chart.panels) :]:
+        axes.remove()
+    return figure
 
 
-def logarithmic(axis: Axis) -> None:
+def logarithmic(axis: Axis, text: str = "{x:g}") -> None:
     """Ticks at 1, 2 and 5 of every power of ten, written out."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
-    axis.set_major_formatter("{x:g}")
+    axis.set_major_formatter(text)
     axis.set_minor_locator(NullLocator())
 
 
@@ -135,13 +158,26 @@ def colour(m: Measurement) -> str:
     return COLOURS.get(m.peer, INK)
 
 
-def legend(axes: Axes, columns: int = 3) -> None:
-    """Above the axes, so that it covers no figure; the title goes above it."""
-    handles, labels = axes.get_legend_handles_labels()
-    rows = -(-len(labels) // columns)
+def fastest_first(cases: Sequence[CaseResult]) -> list[str]:
+    """The contestants of these cases, by the geometric mean of their latencies."""
+    logarithms: dict[str, list[float]] = {}
+    for case in cases:
+        for m in timed(case):
+            assert m.latency is not None
+            logarithms.setdefault(m.title, []).append(math.log(m.latency["median"]))
+    return sorted(logarithms, key=lambda title: fmean(logarithms[title]))
+
+
+def legend(axes: Axes, columns: int = 3, handles: Sequence[Artist] = ()) -> None:
+    """Above the axes, so that it covers no figure; the title goes above it.
+
+    Args:
+        handles: what it shows; otherwise all that has a label.
+    """
+    shown = handles or axes.get_legend_handles_labels()[0]
+    rows = -(-len(shown) // columns)
     axes.legend(
-        handles,
-        labels,
+        handles=shown,
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
         ncols=columns,

@@ -79,7 +79,7 @@ def bench(chosen: job.Settings, output: Path, resume: bool) -> int:
         console.print(f"note: {note}")
     from .report import pngs
 
-    written = [output / job.RESULTS, *pngs(results, output)]
+    written = [output / job.RESULTS, *pngs([results], output)]
     console.print("wrote", ", ".join(map(str, written)), soft_wrap=True)
     if results.interrupted:
         console.print("interrupted; --resume goes on")
@@ -91,19 +91,18 @@ def bench(chosen: job.Settings, output: Path, resume: bool) -> int:
 
 
 def report(paths: list[Path], output: Path, readme: Path | None) -> None:
-    """Writes the page and the pictures of the first file, or the README's table if asked to."""
+    """Writes the page and its pictures, or the README's table and picture if asked to."""
     from .readme import write
     from .report import page, pngs
     from .results import Results
 
     results = [Results.load(path) for path in paths]
     if readme is not None:
-        write(readme, results)
-        print("wrote", readme)
+        print("wrote", ", ".join(map(str, write(readme, results))))
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(results))
-    print("wrote", ", ".join(map(str, [output, *pngs(results[0], output.parent)])))
+    print("wrote", ", ".join(map(str, [output, *pngs(results, output.parent)])))
 
 
 def _sizes(models: tuple[str, ...]) -> str:

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from inception_fused.spec import GOOGLENET
 
-from .charts import GRID, INK, Chart, Panel, colour, legend, logarithmic, timed
+from .charts import GRID, INK, Chart, Panel, colour, fastest_first, legend, logarithmic, timed
 from .results import CaseResult, Measurement, Results
 
 STEPS = {
-    "1x1": "#d1495b",
-    "pool + 1x1": "#edae49",
-    "3x3": "#5b7b9a",
-    "5x5": "#66a182",
+    "1x1": "#2b6cb0",
+    "pool + 1x1": "#90bfe8",
+    "3x3": "#178f83",
+    "5x5": "#8fd0c4",
 }
-"""Colours by the beginning of a step's name."""
+"""Colours by the beginning of a step's name; none of them is a contestant's."""
 
-_MARKERS = {"eager": "o", "channels_last": "s", "fused": "D"}
-"""Of the contestants in the roofline; there the colour tells the module."""
+_ROW = 1.15
+"""Between rows of names above a roofline: the ratio of their places on the logarithmic axis."""
 
 
 def speedup(results: Results) -> Chart | None:
@@ -54,7 +53,7 @@ def rate(results: Results) -> Chart | None:
         axes.set_ylabel("GFLOP/s")
 
     note = (
-        "Operations of direct convolution a second, in 10^9; the dashed line is the measured "
+        "Operations of direct convolution a second, in 10⁹; the dashed line is the measured "
         "ceiling, which Winograd's filtering may pass, as it needs fewer."
     )
     return _by_batch("rate", "Rate by module", note, results, draw)
@@ -66,12 +65,15 @@ def roofline(results: Results) -> Chart | None:
     if not cases or not results.ceiling:
         return None
     note = (
-        "Every module by its operations (of direct convolution, in 10^9 a second) per byte of "
-        "input, weights and output. Only a method that needs fewer, as Winograd's filtering "
-        "does, can be above the line; both of its parts are measured in the same run."
+        "Every module, a vertical line with its name, by its operations (of direct convolution, in "
+        "10⁹ a second) per byte of input, weights and output. Only a method that needs fewer, as "
+        "Winograd's filtering does, can be above the roof, whose parts are measured in the same "
+        "run."
     )
     panels = [
-        Panel(partial(_roofline, group=[c for c in cases if c.batch == batch], results=results))
+        Panel(
+            partial(_roofline, group=[c for c in cases if c.batch == batch], results=results), 4.2
+        )
         for batch in sorted({c.batch for c in cases})
     ]
     return Chart("roofline", "Roofline", note, panels)
@@ -113,8 +115,11 @@ def _by_batch(
 def _grouped(
     axes: Axes, group: list[CaseResult], height: Callable[[CaseResult, Measurement], float]
 ) -> None:
-    """Bars side by side for every module; those of one contestant have one colour."""
-    titles = list(dict.fromkeys(m.title for c in group for m in timed(c)))
+    """Bars side by side for every module; those of one contestant have one colour.
+
+    Contestants are in the order of their mean speed.
+    """
+    titles = fastest_first(group)
     width = 0.84 / len(titles)
     for i, title in enumerate(titles):
         found = [(x, c, m) for x, c in enumerate(group) for m in timed(c) if m.title == title]
@@ -134,22 +139,35 @@ def _grouped(
 def _roofline(axes: Axes, group: list[CaseResult], results: Results) -> None:
     assert results.ceiling is not None
     top, stream = results.ceiling["gflops"], results.ceiling["gbytes"]
-    shades = mpl.color_sequences["tab10"]
-    for case, shade in zip(group, shades, strict=False):
-        for m in timed(case):
-            if m.peer in _MARKERS:
-                point = case.flops / case.bytes, case.gflops(m) or 0.0
-                axes.plot(*point, _MARKERS[m.peer], color=shade, markersize=5.5, alpha=0.9)
-        axes.plot([], [], "s", color=shade, markersize=7, label=case.model)
-    for m in timed(group[0]):
-        if m.peer in _MARKERS:
-            axes.plot([], [], _MARKERS[m.peer], color=INK, fillstyle="none", label=m.title)
+    for title in fastest_first(group):
+        found = [(c, m) for c in group for m in timed(c) if m.title == title]
+        axes.plot(
+            [c.flops / c.bytes for c, _ in found],
+            [c.gflops(m) or 0.0 for c, m in found],
+            "D" if found[0][1].peer.startswith("fused") else "o",
+            color=colour(found[0][1]),
+            markersize=5,
+            label=title,
+            zorder=3,
+        )
     knee = top / stream
     intensity = [c.flops / c.bytes for c in group]
     left, right = min(*intensity, knee) / 2, max(*intensity, knee) * 1.6
     axes.plot([left, knee, right], [left * stream, top, top], color=INK, linewidth=1.2)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    highest = max(top, *((c.gflops(m) or 0.0) for c in group for m in timed(c)))
+    rows: list[float] = []  # of names from below: where the last one of each is
+    for case in sorted(group, key=lambda c: c.flops / c.bytes):
+        x = case.flops / case.bytes
+        gap = (right / left) ** 0.08
+        row = next((i for i, last in enumerate(rows) if x > last * gap), len(rows))
+        rows[row : row + 1] = [x]
+        y = highest * _ROW ** (row + 0.7)
+        lowest = min(case.gflops(m) or 0.0 for m in timed(case))
+        axes.vlines(x, lowest, y, color=INK, linewidth=0.6, alpha=0.35, zorder=1)
+        axes.annotate(case.model, (x, y), ha="center", va="bottom", fontsize=8.5)
+    axes.set_ylim(None, highest * _ROW ** (len(rows) + 1))
     axes.set(
         xlabel="operations per byte",
         ylabel="GFLOP/s",
@@ -158,7 +176,7 @@ def _roofline(axes: Axes, group: list[CaseResult], results: Results) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         logarithmic(axis)
     axes.grid(**GRID)
-    legend(axes, 4)
+    legend(axes)
 
 
 def _steps(axes: Axes, group: list[CaseResult]) -> None:
@@ -175,7 +193,7 @@ def _steps(axes: Axes, group: list[CaseResult]) -> None:
     axes.grid(axis="y", **GRID)
     handles = [Patch(color=shade, label=name) for name, shade in STEPS.items()]
     (line,) = axes.plot([], [], color=INK, linewidth=2, label="whole module")
-    axes.legend(handles=[*handles, line])
+    legend(axes, 5, [*handles, line])
 
 
 def _step_colour(name: str) -> str:

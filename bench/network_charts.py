@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from inception_fused.spec import GOOGLENET
 
-from .charts import GRID, INK, Chart, Panel, colour, legend, logarithmic, timed
+from .charts import GRID, INK, Chart, Panel, colour, fastest_first, legend, logarithmic, timed
 from .results import CaseResult, Measurement, Results
 from .tables import figure
 
@@ -56,7 +56,7 @@ def _bars(axes: Axes, case: CaseResult) -> None:
         median, p10, p90 = (m.latency[k] for k in ("median", "p10", "p90"))
         axes.barh(y, median, 0.66, color=colour(m))
         axes.plot([p10, p90], [y, y], color=INK, linewidth=1.2, marker="|", markersize=6)
-        times = f"  {m.ratio[0]:.2f}x" if m.ratio else ""
+        times = f", {m.ratio[0]:.2f}x" if m.ratio else ""
         axes.annotate(
             f"{figure(median)} ms{times}",
             (max(median, p90), y),
@@ -68,13 +68,13 @@ def _bars(axes: Axes, case: CaseResult) -> None:
     axes.set_yticks(range(len(rows)), [m.title for m in rows])
     axes.set(title=f"{case.title}, batch {case.batch}", xlabel="latency (ms), median, p10 to p90")
     axes.grid(axis="x", **GRID)
-    axes.margins(x=0.35)
+    axes.margins(x=0.45)
 
 
 def _lines(
     axes: Axes, group: list[CaseResult], unit: str, value: Callable[[Measurement], float]
 ) -> None:
-    for title in dict.fromkeys(m.title for c in group for m in timed(c)):
+    for title in fastest_first(group):
         found = [(c.batch, m) for c in group for m in timed(c) if m.title == title]
         axes.plot(
             [batch for batch, _ in found],

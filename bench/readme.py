@@ -1,17 +1,31 @@
-"""The README's results, written from a results file between two markers."""
+"""The README's results, a table and a picture, written from results files between two markers."""
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
+from . import charts, module_charts, network_charts
+from .charts import INK
 from .results import ABSENT, CaseResult, Results
 from .tables import figure
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 
-def write(path: Path, results: list[Results]) -> None:
-    """Replaces what is between the markers; ValueError, naming the file, if they are not there."""
+PICTURES = Path("docs")
+"""Folder of the pictures, beside the README."""
+
+INKS = {"light": INK, "dark": "#e3e8ee"}
+"""Colour of text and axes by the reader's scheme."""
+
+
+def write(path: Path, results: list[Results]) -> list[Path]:
+    """Replaces what is between the markers, and writes the pictures; returns what was written.
+
+    Raises:
+        ValueError: naming the file, if the markers are not there.
+    """
     try:
         text = path.read_text()
     except OSError as error:
@@ -19,8 +33,31 @@ def write(path: Path, results: list[Results]) -> None:
     start, end = text.find(BEGIN), text.find(END)
     if start < 0 or end < start:
         raise ValueError(f"--readme {path} must have the lines {BEGIN} and {END}")
-    body = "\n\n".join(table(r) for r in results)
+    written, bodies = [path], []
+    for number, run in enumerate(results, 1):
+        bodies.append(table(run))
+        chart = network_charts.latency(run) or module_charts.speedup(run)
+        if chart is not None:
+            stem = "results" if number == 1 else f"results-{number}"
+            names = {scheme: PICTURES / f"{stem}-{scheme}.svg" for scheme in INKS}
+            for scheme, name in names.items():
+                (path.parent / name).parent.mkdir(exist_ok=True)
+                charts.svg_file(chart, path.parent / name, INKS[scheme])
+                written.append(path.parent / name)
+            bodies.append(_picture(names, chart.note))
+    body = "\n\n".join(bodies)
     path.write_text(f"{text[: start + len(BEGIN)]}\n{body}\n{text[end:]}")
+    return written
+
+
+def _picture(names: dict[str, Path], words: str) -> str:
+    """The element that shows a file by the reader's colour scheme."""
+    return (
+        "<picture>\n"
+        f'  <source media="(prefers-color-scheme: dark)" srcset="{names["dark"].as_posix()}">\n'
+        f'  <img alt="{escape(words)}" src="{names["light"].as_posix()}">\n'
+        "</picture>"
+    )
 
 
 def table(results: Results) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,15 @@ def page(results: list[Results]) -> str:
     return template.render(runs=[_run(r) for r in results])
 
 
-def pngs(results: Results, folder: Path) -> list[Path]:
-    """Writes every chart that these results have into the folder; returns the paths."""
+def pngs(runs: list[Results], folder: Path) -> list[Path]:
+    """Writes every chart of every run into the folder; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    return [charts.png(chart, folder) for chart in all_charts(results)]
+    written, numbers = [], Counter[str]()
+    for results in runs:
+        for chart in all_charts(results):
+            numbers[chart.name] += 1
+            written.append(charts.png(chart, folder, numbers[chart.name]))
+    return written
 
 
 def all_charts(results: Results) -> Iterator[Chart]:
@@ -84,7 +90,7 @@ def _run(results: Results) -> dict[str, Any]:
         "batches": sorted({batch for batch, _, _ in found}),
         "speedups": {
             title: {batch: times for batch, t, times in found if t == title}
-            for title in dict.fromkeys(title for _, title, _ in found)
+            for _, title, _ in sorted(found, key=lambda row: -row[2])
         },
         "charts": [
             (chart, [Markup(text) for text in charts.svgs(chart)]) for chart in all_charts(results)

@@ -123,10 +123,11 @@ def report(
         "bench/out/report.html"
     ),
     readme: Annotated[
-        Path | None, typer.Option(help="Write the table into this file, between its markers.")
+        Path | None,
+        typer.Option(help="Write the table and a picture into this file, between its markers."),
     ] = None,
 ) -> None:
-    """Make one self-contained HTML page of results, and pictures, or the README's table."""
+    """Make one self-contained HTML page of results, and pictures, or the README's results."""
     with _extra("bench"):
         from .bench import command
     command.report(results, output, readme)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from inception_fused.bench import (
@@ -16,6 +17,7 @@ from inception_fused.bench import (
     readme,
     report,
 )
+from inception_fused.bench.peers import PEERS
 from inception_fused.bench.results import CaseResult, Measurement, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -87,7 +89,7 @@ def drawn(chart: charts.Chart | None) -> list[Axes]:
 def test_the_readme_is_written_between_its_markers(tmp_path: Path, sample: Results) -> None:
     path = tmp_path / "README.md"
     path.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
-    readme.write(path, [sample])
+    written = readme.write(path, [sample])
     text = path.read_text()
     assert text.startswith(f"before\n{readme.BEGIN}\n|")
     assert text.endswith(f"\n{readme.END}\nafter\n")
@@ -95,8 +97,18 @@ def test_the_readme_is_written_between_its_markers(tmp_path: Path, sample: Resul
     assert "| **fused** | 2.00 (4.00x) | 2.00 (4.00x) | 2.00 (4.00x) | 2.00 (4.00x) |" in text
     assert "ncnn" not in text  # absent everywhere
     assert "A processor, AVX2, 2 threads; torch 2.11.0" in text
+    assert written == [path, *(tmp_path / "docs" / f"results-{s}.svg" for s in ("light", "dark"))]
+    light, dark = (picture.read_text() for picture in written[1:])
+    assert dark == light.replace(charts.INK, readme.INKS["dark"]) != light
+    ElementTree.fromstring(light)
+    assert text.count("<picture>") == text.count("</picture>") == 1
+    assert f'srcset="{written[2].relative_to(tmp_path).as_posix()}"' in text
+    assert f'src="{written[1].relative_to(tmp_path).as_posix()}"' in text
     readme.write(path, [sample])
     assert path.read_text() == text
+    assert written[1].read_text() == light
+    assert len(readme.write(path, [sample, sample])) == 5
+    assert 'src="docs/results-2-light.svg"' in path.read_text()
     path.write_text("no markers")
     with pytest.raises(ValueError, match=r"README\.md must have the lines"):
         readme.write(path, [sample])
@@ -121,20 +133,21 @@ class TestCharts:
 
     def test_the_modules_speed_up_and_rate(self, sample: Results) -> None:
         (times,) = drawn(module_charts.speedup(sample))
-        assert [bar.get_height() for bar in times.patches] == [1.0, 1.0, 4.0, 4.0]
+        assert [bar.get_height() for bar in times.patches] == [4.0, 4.0, 1.0, 1.0]
         (rates,) = drawn(module_charts.rate(sample))
-        assert [bar.get_height() for bar in rates.patches] == [125.0, 125.0, 500.0, 500.0]
+        assert [bar.get_height() for bar in rates.patches] == [500.0, 500.0, 125.0, 125.0]
         assert rates.get_ylabel() == "GFLOP/s"
         assert [line.get_ydata()[0] for line in rates.lines] == [800.0]  # the ceiling
 
     def test_the_roofline_has_every_module_under_its_ceilings(self, sample: Results) -> None:
         (axes,) = drawn(module_charts.roofline(sample))
-        points = [
-            (line.get_xdata()[0], line.get_ydata()[0])
-            for line in axes.lines
-            if len(line.get_xdata()) == 1
-        ]
-        assert sorted(points) == [(1000.0, 125.0)] * 2 + [(1000.0, 500.0)] * 2
+        points = {
+            line.get_label(): [*zip(*line.get_data(), strict=True)] for line in axes.lines[:-1]
+        }
+        assert points == {"fused": [(1000.0, 500.0)] * 2, "eager NCHW": [(1000.0, 125.0)] * 2}
+        names = {text.get_text(): text.xy for text in axes.texts}
+        assert {name: x for name, (x, _) in names.items()} == {"3a": 1000.0, "3b": 1000.0}
+        assert names["3a"][1] != names["3b"][1]  # they do not lie on each other
         (roof,) = [line for line in axes.lines if len(line.get_xdata()) == 3]
         assert list(roof.get_xdata())[1] == 800.0 / 20.0
         assert list(roof.get_ydata()) == [pytest.approx(20.0 * 20), 800.0, 800.0]
@@ -168,8 +181,9 @@ class TestCharts:
                 assert axes.get_ylabel() or axes.get_yticklabels()[0].get_text()
 
     def test_a_picture_file_has_every_panel(self, tmp_path: Path, sample: Results) -> None:
-        paths = report.pngs(sample, tmp_path / "new")
+        paths = report.pngs([sample, sample], tmp_path / "new")
         assert [p.name for p in paths][:3] == ["latency.png", "batch.png", "speedup.png"]
+        assert [p.name for p in paths][6:8] == ["latency-2.png", "batch-2.png"]
         with Image.open(paths[0]) as picture:
             assert picture.width == round(2 * charts.WIDTH * 144)
             assert len(set(picture.convert("RGB").get_flattened_data())) > 50
@@ -184,6 +198,12 @@ def test_the_page_is_self_contained(sample: Results) -> None:
     assert charts.INK not in page
     assert "not installed: &lt;ncnn&gt;" in page
     assert report.speedups(sample) == [(1, "eager NCHW", 1.0), (1, "fused", pytest.approx(4.0))]
+
+
+def test_each_contestant_has_its_colour() -> None:
+    assert set(charts.COLOURS) == set(PEERS)
+    assert len(set(charts.COLOURS.values())) == len(PEERS)
+    assert not set(charts.COLOURS.values()) & set(module_charts.STEPS.values())
 
 
 def test_what_a_gpu_adds_is_in_the_page(sample: Results) -> None:
