@@ -19,6 +19,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, NullLocator
 
 from .results import CaseResult, Measurement
@@ -133,8 +134,8 @@ def _together(chart: Chart) -> Figure:
     heights = [
         max(p.height for p in chart.panels[i * columns : (i + 1) * columns]) for i in range(rows)
     ]
-    figure = Figure((WIDTH * columns, sum(heights)), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08)
+    figure = Figure((WIDTH * columns, sum(heights)), layout=layout)
     grid = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     for axes, panel in zip(grid.flat, chart.panels, strict=False):
         panel.draw(axes)

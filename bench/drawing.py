@@ -121,7 +121,9 @@ def _columns(plan: Plan) -> list[tuple[list[int], list[int]]]:
 
 
 def _heads(
-    columns: list[tuple[list[int], list[int]]], plan: Plan, boxes: dict[int, tuple[float, ...]]
+    columns: list[tuple[list[int], list[int]]],
+    plan: Plan,
+    boxes: dict[int, tuple[float, float, float]],
 ) -> list[str]:
     return [
         f'<text class="small" x="{boxes[steps[0]][0]:.0f}" y="{_TOP - 12}">'

@@ -102,8 +102,9 @@ def _by_batch(
     title: str,
     note: str,
     results: Results,
-    draw: Callable[[Axes, list[CaseResult]], None],
+    draw: Callable[..., None],
 ) -> Chart | None:
+    """``draw(axes, group=cases)`` for the modules at each batch size."""
     cases = _modules(results)
     panels = []
     for batch in sorted({c.batch for c in cases}):

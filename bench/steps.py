@@ -11,8 +11,8 @@ are as cold as in the model; the sum of the steps beside the whole shows what th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ from inception_fused.backends import Backend, Tuning
 from inception_fused.fusion import Fusion
 from inception_fused.medians import LEAST, Interval, interval
 from inception_fused.ops import cpu_pack_size
-from inception_fused.plan import OUT, Plan, Step
+from inception_fused.plan import IN, OUT, Destination, Plan, Slice, Step
 
-from .breakdown import alone
+from . import device
 
 
 @dataclass(frozen=True)
@@ -71,26 +71,55 @@ def measure(
 ) -> list[Profile]:
     """Times every step of every part and the parts as a whole, in turn, for about ``seconds``.
 
+    On a GPU it is the device's own time.
+
     Args:
         parts: name, what is known of a fused module, its back end and tuning, an input; all on
-            the CPU.
+            one device. On a GPU every step must have weights.
     """
     calls = [_calls(fusion, backend, tuning, x) for _, fusion, backend, tuning, x in parts]
     times: list[list[list[float]]] = [[[] for _ in group] for group in calls]
-    clock = time.perf_counter_ns
+    clock = _device_clock() if any(x.is_cuda for *_, x in parts) else _host_ms
     end, done = time.perf_counter() + seconds, -1  # the first round warms up
     while done < LEAST or time.perf_counter() < end:
         for group, kept in zip(calls, times, strict=True):
             for call, values in zip(group, kept, strict=True):
-                start = clock()
-                call.run()
-                taken = (clock() - start) / 1e6
+                taken = clock(call.run)
                 if done >= 0:
                     values.append(taken)
         done += 1
     return [
         _profile(part, group, kept) for part, group, kept in zip(parts, calls, times, strict=True)
     ]
+
+
+def alone(step: Step) -> Plan:
+    """A plan of this step only: it reads the input, its destinations are the output in turn."""
+    targets = []
+    offset = weight = 0
+    for d in step.dst:
+        slice_ = Slice(OUT, offset, d.slice.channels)
+        targets.append(Destination(slice_, weight if d.weight >= 0 else -1, d.activation))
+        offset += d.slice.channels
+        weight += d.weight >= 0
+    src = Slice(IN, 0, step.src.channels)
+    return Plan((src.channels, offset), (replace(step, src=src, dst=tuple(targets), wave=0),))
+
+
+def _host_ms(call: Callable[[], object]) -> float:
+    start = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - start) / 1e6
+
+
+def _device_clock() -> Callable[[Callable[[], object]], float]:
+    gpu = device.Clock()
+
+    def ms(call: Callable[[], object]) -> float:
+        gpu.turn("", call, 1)
+        return gpu.warm[""][-1]
+
+    return ms
 
 
 @dataclass(frozen=True)

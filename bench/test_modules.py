@@ -37,7 +37,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 @cache
 def peak(dtype: str) -> float:
     """10**9 operations a second."""
-    return ceiling.measure(DEVICE, dtype).gflops
+    found: float = ceiling.measure(DEVICE, dtype).gflops
+    return found
 
 
 def prepare(way: str, model: nn.Module) -> nn.Module:

@@ -18,6 +18,7 @@ from inception_fused.bench import (
     peers,
     processes,
     results,
+    steps,
 )
 from inception_fused.bench.check import FACTOR, TOLERANCE, Check
 from rich.console import Console
@@ -302,7 +303,7 @@ class TestSteps:
     @pytest.mark.parametrize("name", GOOGLENET)
     def test_a_step_alone_is_a_plan_that_holds(self, name: str) -> None:
         whole = lower(GOOGLENET[name])
-        plans = [breakdown.alone(step) for step in whole.steps]
+        plans = [steps.alone(step) for step in whole.steps]
         for plan in plans:
             plan.check()
         assert sum(p.macs(1, 14, 14) for p in plans) == whole.macs(1, 14, 14)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given, settings
-from inception_fused.bench import breakdown, drawing, steps, trace
+from inception_fused.bench import drawing, steps, trace
 from strategies import specs
 
 import inception_fused
@@ -53,7 +53,7 @@ def test_the_steps_alone_compute_what_they_compute_in_the_plan(spec: inception_f
     }
     buffers[IN] = x
     for step in plan.steps:
-        one = breakdown.alone(step)
+        one = steps.alone(step)
         assert one == Plan.decode(one.code)
         own = [d.weight for d in step.dst if d.weight >= 0]
         source = buffers[step.src.buffer][:, step.src.offset : step.src.end]

@@ -144,7 +144,7 @@ def kernels_of(call: Callable[[], object]) -> list[str]:
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as trace:
         call()
         torch.cuda.synchronize()
-    cuda = torch.autograd.DeviceType.CUDA
+    cuda = torch._C._autograd.DeviceType.CUDA
     return [event.name for event in trace.events() if event.device_type == cuda]
 
 

@@ -172,6 +172,9 @@ def launches(problems: Iterable[Problem]) -> list[tuple[Launch, ...]]:
         words = line.split()
         rows = [words[i : i + width] for i in range(0, len(words), width)]
         found.append(
-            tuple(Launch(c == "1", *(int(w) for w in rest), float(ns)) for c, *rest, ns in rows)
+            tuple(
+                Launch(c == "1", int(s), int(b), int(t), int(m), int(p), float(ns))
+                for c, s, b, t, m, p, ns in rows
+            )
         )
     return found

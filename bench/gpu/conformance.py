@@ -53,7 +53,7 @@ def build(arch: str, folder: Path = FOLDER) -> Path:
     program = folder / f"conformance_{arch}_{hashlib.sha256(content).hexdigest()[:12]}"
     if not program.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        command = [nvcc.find("nvcc"), "-x", "cu", *nvcc.FLAGS, f"-I{SIMT}", f"-arch=sm_{arch}"]
+        command = [str(nvcc.find("nvcc")), "-x", "cu", *nvcc.FLAGS, f"-I{SIMT}", f"-arch=sm_{arch}"]
         done = subprocess.run(
             [*command, str(SIMT / "conformance.cpp"), "-o", str(program)],
             capture_output=True,

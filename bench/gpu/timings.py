@@ -191,7 +191,8 @@ def measure(
 def _exact(model: nn.Module, x: Tensor, device: str) -> Tensor:
     """In float64, for weights and inputs rounded to x's dtype."""
     rounded = copy.deepcopy(model).to(x.dtype).to(device, torch.float64)
-    return rounded(x.double()).cpu()
+    y: Tensor = rounded(x.double())
+    return y.cpu()
 
 
 def _error(y: Tensor, exact: Tensor) -> float:
