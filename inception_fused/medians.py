@@ -46,9 +46,10 @@ def interval(values: Sequence[float]) -> Interval:
 
 def _rank(count: int) -> int:
     """The largest k for which the k-th smallest and k-th largest hold the median; 0 for none."""
-    tail, rank, below = 0.0, 0, 0.5**count  # below: the probability of exactly `rank` values
-    while 2 * (tail + below) <= 1 - CONFIDENCE:
-        tail += below
+    tail, rank = 0.0, 0
+    exponent = -count * math.log(2)  # of the probability of exactly `rank` values: 0.5^count is 0
+    while 2 * (tail + math.exp(exponent)) <= 1 - CONFIDENCE:  # from some 1,100 values on
+        tail += math.exp(exponent)
         rank += 1
-        below *= (count - rank + 1) / rank
+        exponent += math.log((count - rank + 1) / rank)
     return rank

@@ -12,7 +12,7 @@ from inception_fused.medians import CONFIDENCE, LEAST, interval
 
 @pytest.mark.parametrize(
     ("count", "rank"),
-    [(8, 1), (10, 1), (12, 2), (20, 4), (50, 16), (100, 37)],
+    [(8, 1), (10, 1), (12, 2), (20, 4), (50, 16), (100, 37), (1100, 507), (3000, 1429)],
 )
 def test_ranks_are_those_of_the_sign_test(count: int, rank: int) -> None:
     """The largest k whose two binomial tails are within 1 %."""
