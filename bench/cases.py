@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,7 +50,7 @@ def find(name: str) -> Case:
     The function returns a model, which then gets the photographs, or (model, example input).
 
     Raises:
-        ValueError: there is no such case, file or function.
+        ValueError: there is no such case, file or function, or it raises.
     """
     if name in GOOGLENET:
         return Case(name, f"module {name}", partial(_module, name), partial(_activations, name))
@@ -170,23 +172,44 @@ def _own(name: str) -> Case:
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    with _named(name, path):
+        module_spec.loader.exec_module(module)
     make = getattr(module, function, None)
+    if isinstance(make, nn.Module):
+        raise ValueError(f"--model {name}: {function} is a model, not a function that returns one")
     if not callable(make):
         raise ValueError(f"--model {name}: {file} has no function {function!r}")
 
     def call() -> tuple[nn.Module, Tensor | None]:
-        made = _seeded(make)
+        with _named(name, path):
+            made = _seeded(make)
         model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if not isinstance(model, nn.Module) or not isinstance(example, Tensor | None):
             raise ValueError(f"--model {name}: must return a model or (model, example input)")
         return model.eval().requires_grad_(False), example
 
-    example = call()[1]
+    model, example = call()
 
     def inputs(batch: int) -> Tensor:
         if example is None:
             return photographs(batch)
         return example[torch.arange(batch) % len(example)].contiguous()
 
+    with _named(name, path), torch.no_grad():
+        model(inputs(1))
     return Case(name, f"{path.stem}:{function}", lambda: call()[0], inputs)
+
+
+@contextmanager
+def _named(name: str, path: Path) -> Iterator[None]:
+    """Turns what the user's file raises into one line that says where."""
+    try:
+        yield
+    except Exception as error:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename) == path
+        ]
+        where = f"{path}, line {lines[-1]}" if lines else str(path)
+        raise ValueError(f"--model {name}: {where}: {type(error).__name__}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,25 @@ class TestCases:
             cases.find(f"{file}:absent")
         with pytest.raises(ValueError, match="there is no file"):
             cases.find(f"{tmp_path}/no.py:f")
+
+    @pytest.mark.parametrize(
+        ("code", "message"),
+        [
+            ("f = nn.Conv2d(1, 1, 1)", "f is a model, not a function that returns one"),
+            ("\ndef f(): raise KeyError('gone')", "own.py, line 3: KeyError: 'gone'"),
+            ("def f(a): return a", "own.py: TypeError: f() missing 1 required positional argument"),
+            ("import no_such_module", "own.py, line 2: ModuleNotFoundError: No module named"),
+            ("def f(:", "own.py: SyntaxError: invalid syntax"),
+            (
+                "def f(): return nn.Conv2d(2, 1, 1), torch.ones(1, 3, 4, 4)",
+                "own.py: RuntimeError: ",
+            ),
+        ],
+    )
+    def test_what_a_file_raises_is_named(self, tmp_path: Path, code: str, message: str) -> None:
+        (tmp_path / "own.py").write_text(f"import torch; from torch import nn\n{code}\n")
+        with pytest.raises(ValueError, match=re.escape(message)):
+            cases.find(f"{tmp_path}/own.py:f")
 
 
 class TestResults:
