@@ -10,7 +10,11 @@ STABLE_TORCH_LIBRARY(inception_fused, m) {
   m.def(
       "pack(Tensor[] weights, Tensor[] biases, int[] plan, int[] tuning=[], *, bool tf32=True) -> "
       "Tensor");
-  // The whole module: (batch, channels, height, width) in, the plan's output channels out.
+  // Weights and biases of float32 for `run` in int8; scale and zero of each buffer of the plan,
+  // those of the output for nothing.
+  m.def("pack_int8(Tensor[] weights, Tensor[] biases, int[] plan, float[] scales) -> Tensor");
+  // The whole module: (batch, channels, height, width) in, the plan's output channels out. x and
+  // pack are of one dtype, or of float32 and int8.
   m.def("run(Tensor x, Tensor pack, int[] plan) -> Tensor");
   // The same into `out`, which may be a channel range of a larger tensor.
   m.def("run.out(Tensor x, Tensor pack, int[] plan, *, Tensor(a!) out) -> ()");
@@ -18,9 +22,11 @@ STABLE_TORCH_LIBRARY(inception_fused, m) {
   m.def("cpu_lanes() -> int");
   // Whether they multiply bfloat16 in one instruction, or in several of float32.
   m.def("cpu_multiplies_bfloat16() -> bool");
-  // Multiply-adds in registers on every thread, of float32 or of bfloat16; returns the
-  // floating-point operations done.
-  m.def("cpu_spin(int iterations, *, bool bfloat16=False) -> int");
+  // The same of int8.
+  m.def("cpu_multiplies_int8() -> bool");
+  // Multiply-adds in registers on every thread, of float32, bfloat16 or int8; returns the
+  // operations done.
+  m.def("cpu_spin(int iterations, *, bool bfloat16=False, bool int8=False) -> int");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

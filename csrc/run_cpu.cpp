@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <array>
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -114,8 +115,10 @@ class Recent {
 thread_local Recent recent;
 
 // All that a Prepared depends on, beside the pack's layout.
-Recent::Key key_of(const Tensor& x, const std::vector<int64_t>& code, const Tensor* out) {
-  Recent::Key key{torch::stable::get_num_threads(), static_cast<int64_t>(x.scalar_type())};
+Recent::Key key_of(const Tensor& x, const Tensor& pack, const std::vector<int64_t>& code,
+                   const Tensor* out) {
+  Recent::Key key{torch::stable::get_num_threads(), static_cast<int64_t>(x.scalar_type()),
+                  static_cast<int64_t>(pack.scalar_type())};
   for (int i = 0; i < 4; ++i) {
     key.push_back(x.size(i));
     key.push_back(x.stride(i));
@@ -125,13 +128,22 @@ Recent::Key key_of(const Tensor& x, const std::vector<int64_t>& code, const Tens
   return key;
 }
 
-Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
-                std::vector<int64_t> tuning, bool /* tf32 */) {
-  const Plan plan = decode(code);
-  check_weights(plan, weights, biases);
-  const ScalarType dtype = weights.empty() ? ScalarType::Float : weights[0].scalar_type();
-  const cpu::Precision precision =
-      weights.empty() ? cpu::Precision::kFloat32 : precision_of("weights", weights[0]);
+std::vector<cpu::Scale> scales_of(const std::vector<double>& numbers) {
+  require(numbers.size() % 2 == 0, "scales must be two numbers per buffer of the plan, got " +
+                                       std::to_string(numbers.size()));
+  std::vector<cpu::Scale> scales;
+  for (size_t i = 0; i < numbers.size(); i += 2) {
+    const double zero = numbers[i + 1];
+    require(zero >= 0 && zero <= 255 && zero == std::floor(zero),
+            "scales: a zero must be 0 to 255, got " + std::to_string(zero));
+    scales.push_back({static_cast<float>(numbers[i]), static_cast<int32_t>(zero)});
+  }
+  return scales;
+}
+
+Tensor pack_as(cpu::Precision precision, ScalarType result, std::vector<Tensor>& weights,
+               std::vector<Tensor>& biases, const Plan& plan, const std::vector<int64_t>& tuning,
+               const std::vector<cpu::Scale>& scales) {
   const cpu::PackLayout layout = cpu::pack_layout(plan, precision, tuning);
   std::vector<const void*> weight_data, bias_data;
   for (std::vector<Tensor>* tensors : {&weights, &biases}) {
@@ -139,18 +151,46 @@ Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::ve
     for (Tensor& tensor : *tensors) {
       const char* name = tensors == &weights ? "weights" : "biases";
       require(tensor.is_cpu(), std::string(name) + " must all be on one device");
-      check_dtype(name, tensor, dtype);
+      check_dtype(name, tensor, weights[0].scalar_type());
       tensor = torch::stable::contiguous(tensor);
       data.push_back(tensor.const_data_ptr());
     }
   }
   const std::array<int64_t, 1> size{layout.size * static_cast<int64_t>(sizeof(float)) /
                                     cpu::bytes_of(precision)};
-  const Tensor packed = torch::stable::empty(size, dtype);
+  const Tensor packed = torch::stable::empty(size, result);
   auto* data = static_cast<float*>(packed.mutable_data_ptr());
   cpu::advise_huge_pages(data, static_cast<size_t>(layout.size) * sizeof(float));
-  cpu::pack(plan, layout, weight_data, bias_data, data);
+  cpu::pack(plan, layout, weight_data, bias_data, scales, data);
   return packed;
+}
+
+Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
+                std::vector<int64_t> tuning, bool /* tf32 */) {
+  const Plan plan = decode(code);
+  check_weights(plan, weights, biases);
+  const ScalarType dtype = weights.empty() ? ScalarType::Float : weights[0].scalar_type();
+  const cpu::Precision precision =
+      weights.empty() ? cpu::Precision::kFloat32 : precision_of("weights", weights[0]);
+  return pack_as(precision, dtype, weights, biases, plan, tuning, {});
+}
+
+Tensor pack_int8_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases,
+                     std::vector<int64_t> code, std::vector<double> scales) {
+  const Plan plan = decode(code);
+  check_weights(plan, weights, biases);
+  if (!weights.empty()) check_dtype("weights", weights[0], ScalarType::Float);
+  require(scales.size() == 2 * plan.buffers.size(),
+          "scales must be two numbers per buffer of the plan, " +
+              std::to_string(2 * plan.buffers.size()) + ", got " + std::to_string(scales.size()));
+  std::vector<cpu::Scale> by_buffer;
+  for (size_t i = 0; i < scales.size(); i += 2) {
+    const double zero = scales[i + 1];
+    require(zero >= 0 && zero <= 255 && zero == std::floor(zero),
+            "scales: a zero must be an integer from 0 to 255, got " + std::to_string(zero));
+    by_buffer.push_back({static_cast<float>(scales[i]), static_cast<int32_t>(zero)});
+  }
+  return pack_as(cpu::Precision::kInt8, ScalarType::Char, weights, biases, plan, {}, by_buffer);
 }
 
 Tensor empty_output(const Tensor& x, int64_t channels, Size size) {
@@ -164,13 +204,18 @@ Tensor empty_output(const Tensor& x, int64_t channels, Size size) {
 std::shared_ptr<const cpu::Prepared> prepare(const Tensor& x, const Tensor& pack,
                                              const std::vector<int64_t>& code, const Tensor* out) {
   require(pack.is_cpu(), "pack must be on the CPU, as x is");
-  const cpu::Precision precision = precision_of("x", x);
-  check_dtype("pack", pack, x.scalar_type());
+  const bool int8 = pack.scalar_type() == ScalarType::Char;
+  if (int8) {
+    check_dtype("x", x, ScalarType::Float);
+  } else {
+    check_dtype("pack", pack, x.scalar_type());
+  }
+  const cpu::Precision precision = int8 ? cpu::Precision::kInt8 : precision_of("x", x);
   require(
       pack.dim() == 1 && pack.is_contiguous(),
       "pack must be what inception_fused::pack gives, contiguous with one dimension, got shape " +
           shape_of(pack));
-  Recent::Key key = key_of(x, code, out);
+  Recent::Key key = key_of(x, pack, code, out);
   std::shared_ptr<const cpu::Prepared> prepared = recent.find(key, pack);
   if (!prepared) {
     Plan plan = decode(code);
@@ -220,10 +265,16 @@ int64_t cpu_lanes() {
 
 bool cpu_multiplies_bfloat16() { return cpu::kernels().name == "avx512_bf16"; }
 
-int64_t cpu_spin(int64_t iterations, bool bfloat16) {
+bool cpu_multiplies_int8() {
+  return cpu::kernels().name == "avx512_vnni" || cpu_multiplies_bfloat16();
+}
+
+int64_t cpu_spin(int64_t iterations, bool bfloat16, bool int8) {
+  require(!(bfloat16 && int8), "bfloat16 and int8 must not both be asked for");
   const int threads = static_cast<int>(torch::stable::get_num_threads());
   std::vector<int64_t> done(static_cast<size_t>(threads));
-  const auto spin = bfloat16 ? cpu::kernels().bfloat16.spin : cpu::kernels().float32.spin;
+  const cpu::Kernels& table = cpu::kernels();
+  const auto spin = bfloat16 ? table.bfloat16.spin : int8 ? table.int8.spin : table.float32.spin;
   for_threads(threads, [&](int thread) { done[thread] = spin(iterations); });
   int64_t total = 0;
   for (int64_t n : done) total += n;
@@ -234,6 +285,7 @@ int64_t cpu_spin(int64_t iterations, bool bfloat16) {
 
 STABLE_TORCH_LIBRARY_IMPL(inception_fused, CPU, m) {
   m.impl("pack", TORCH_BOX(&pack_cpu));
+  m.impl("pack_int8", TORCH_BOX(&pack_int8_cpu));
   m.impl("run", TORCH_BOX(&run_cpu));
   m.impl("run.out", TORCH_BOX(&run_out_cpu));
 }
@@ -241,6 +293,7 @@ STABLE_TORCH_LIBRARY_IMPL(inception_fused, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(inception_fused, CompositeExplicitAutograd, m) {
   m.impl("cpu_lanes", TORCH_BOX(&cpu_lanes));
   m.impl("cpu_multiplies_bfloat16", TORCH_BOX(&cpu_multiplies_bfloat16));
+  m.impl("cpu_multiplies_int8", TORCH_BOX(&cpu_multiplies_int8));
   m.impl("cpu_spin", TORCH_BOX(&cpu_spin));
 }
 

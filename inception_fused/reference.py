@@ -80,7 +80,7 @@ def run(plan: Plan, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tenso
     Arguments and errors are those of :func:`check`. x is not written to.
     """
     check(plan, x, weights, biases)
-    return _forward(plan, x, weights, biases)[OUT]
+    return buffers_of(plan, x, weights, biases)[OUT]
 
 
 class Gradients(NamedTuple):
@@ -163,7 +163,7 @@ def backward(
     grad_weights: list[Tensor | None] = [None] * count
     grad_biases: list[Tensor | None] = [None] * count
 
-    buffers = _forward(plan, x, weights, biases)
+    buffers = buffers_of(plan, x, weights, biases)
     if grad_out.shape != buffers[OUT].shape:
         raise ValueError(
             f"grad_out must have the shape {tuple(buffers[OUT].shape)} of the output, "
@@ -219,7 +219,7 @@ def _before_activation(
     return grad
 
 
-def _forward(
+def buffers_of(
     plan: Plan, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]
 ) -> list[Tensor]:
     """Every buffer of the plan, filled; the first is x."""

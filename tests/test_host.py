@@ -149,7 +149,7 @@ def kinds(spec: Spec) -> set[Kind]:
 
 def names(mirror: ModuleType) -> set[str]:
     """The kernels that this machine can run."""
-    limits = ("base", "avx2", "avx512", "avx512_bf16")
+    limits = ("base", "avx2", "avx512", "avx512_vnni", "avx512_bf16")
     return {mirror.pick(*mirror.capabilities(), limit) for limit in limits}
 
 
@@ -211,27 +211,31 @@ def test_random_modules_equal_loops_in_double(program: Path, chosen: list[Case])
     run(program, ["run"], chosen)
 
 
-LIMITS = ("", "avx512_bf16", "avx512", "avx2", "base")
+LIMITS = ("", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "base")
 
 
 @pytest.mark.parametrize(
     ("machine", "names"),
     [
-        ((False, False, False), ("base", "base", "base", "base", "base")),
-        ((True, False, False), ("avx2", "avx2", "avx2", "avx2", "base")),
-        ((True, True, False), ("avx512", "avx512", "avx512", "avx2", "base")),
-        ((True, True, True), ("avx512_bf16", "avx512_bf16", "avx512", "avx2", "base")),
+        ((False, False, False, False), ("base",) * 6),
+        ((True, False, False, False), ("avx2",) * 5 + ("base",)),
+        ((True, True, False, False), ("avx512",) * 4 + ("avx2", "base")),
+        ((True, True, True, False), ("avx512_vnni",) * 3 + ("avx512", "avx2", "base")),
+        (
+            (True, True, True, True),
+            ("avx512_bf16", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "base"),
+        ),
     ],
 )
 def test_the_widest_kernels_that_machine_and_limit_allow(
-    mirror: ModuleType, machine: tuple[bool, bool, bool], names: tuple[str, ...]
+    mirror: ModuleType, machine: tuple[bool, bool, bool, bool], names: tuple[str, ...]
 ) -> None:
-    """``machine``: whether it has AVX2, AVX-512 and AVX512_BF16; ``names``: by limit."""
+    """``machine``: whether it has AVX2, AVX-512, AVX512_VNNI and AVX512_BF16."""
     assert tuple(mirror.pick(*machine, limit) for limit in LIMITS) == names
 
 
 @pytest.mark.parametrize("limit", ["sse9", "AVX2", " ", "avx"])
 def test_a_limit_that_is_no_instruction_set_is_refused(mirror: ModuleType, limit: str) -> None:
-    wanted = f"must be base, avx2, avx512 or avx512_bf16, got '{limit}'"
+    wanted = f"must be base, avx2, avx512, avx512_vnni or avx512_bf16, got '{limit}'"
     with pytest.raises(ValueError, match=wanted):
-        mirror.pick(True, True, True, limit)
+        mirror.pick(True, True, True, True, limit)

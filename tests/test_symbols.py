@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(
 WIDE = {  # by namespace of csrc/cpu: what only a CPU with that instruction set can run
     "avx2": re.compile(r"^v(?!err|erw|mcall)|%ymm"),
     "avx512": re.compile(r"%zmm|%[xy]mm(?:1[6-9]|2\d|3[01])|%k[0-7]|\{%k"),
+    "avx512_vnni": re.compile(r"^vpdpbusd"),
     "avx512_bf16": re.compile(r"^v\w*bf16"),
 }
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
@@ -76,8 +77,9 @@ def test_wide_instructions_are_only_in_the_namespaces_of_their_kernels(
 
     for isa in WIDE:
         assert any("gemm" in name for name in wide(functions, isa) & of(isa))
-    assert wide(functions, "avx2") - of("avx2", "avx512", "avx512_bf16") == set()
-    assert wide(functions, "avx512") - of("avx512", "avx512_bf16") == set()
+    assert wide(functions, "avx2") - of(*WIDE) == set()
+    assert wide(functions, "avx512") - of(*[i for i in WIDE if i != "avx2"]) == set()
+    assert wide(functions, "avx512_vnni") - of("avx512_vnni") == set()
     assert wide(functions, "avx512_bf16") - of("avx512_bf16") == set()
     assert of("base")
 

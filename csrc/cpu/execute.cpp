@@ -17,19 +17,26 @@ T* base_of(const Program& program, int64_t buffer, const Operands<T>& operands) 
 }
 
 template <typename T>
-void find_columns(const Program& program, const Step& step, const StepInfo& info,
-                  const Panel& panel, const Operands<T>& operands, const int64_t* const* rows,
-                  Column<T>* columns) {
+void find_columns(const Program& program, int step, const Panel& panel, const Operands<T>& operands,
+                  const int64_t* const* rows, Column<T>* columns) {
+  const StepInfo& info = program.steps[step];
   int group = 0;
-  for (const Destination& dst : step.dst) {
+  for (const Destination& dst : program.plan.steps[step].dst) {
     for (int64_t channel = 0; channel < dst.slice.channels; channel += kGroup, ++group) {
       const int i = group - panel.first_group;
       if (i < 0 || i >= panel.groups) continue;
       const auto target = std::find(info.targets.begin(), info.targets.end(), dst.slice.buffer);
-      columns[i] = {base_of(program, dst.slice.buffer, operands) + dst.slice.offset + channel,
-                    rows[target - info.targets.begin()],
-                    static_cast<int>(std::min<int64_t>(kGroup, dst.slice.channels - channel)),
-                    dst.activation == Activation::RELU};
+      Column<T>& column = columns[i];
+      const int64_t start = (dst.slice.offset + channel) * program.width(dst.slice.buffer);
+      column.dst = base_of(program, dst.slice.buffer, operands) + start;
+      column.row = rows[target - info.targets.begin()];
+      column.lanes = static_cast<int>(std::min<int64_t>(kGroup, dst.slice.channels - channel));
+      column.relu = dst.activation == Activation::RELU;
+      if constexpr (std::is_same_v<T, uint8_t>) {
+        column.wide = dst.slice.buffer == kOut;
+        column.zero = column.wide ? 0 : scale_of(program, dst.slice.buffer, operands).zero;
+        column.factor = operands.pack + program.layout.steps[step].factor + int64_t{group} * kGroup;
+      }
     }
   }
 }
@@ -67,8 +74,12 @@ void run_product(const Program& program, const Task& task, const Operands<T>& op
     const int64_t last = task.first + (c + 1) * (task.last - task.first) / chunks;
     const int count = static_cast<int>(last - first);
     if (step.pre) {
-      pool_pixels(kernels, *step.pre, from, src, channels, Cursor(size, first), count,
-                  operands.own);
+      Rescale rescale;
+      if constexpr (std::is_same_v<T, uint8_t>) {
+        rescale.from_zero = rescale.zero = scale_of(program, step.src.buffer, operands).zero;
+      }
+      pool_pixels(kernels, *step.pre, from, src, channels, Cursor(size, first), count, operands.own,
+                  rescale);
     }
     Cursor at(size, first);
     for (int i = 0; i < count; ++i, at.next()) {
@@ -88,7 +99,7 @@ void run_product(const Program& program, const Task& task, const Operands<T>& op
       const int most = kernels.rows[panel.groups];
       const int tiles = (count + most - 1) / most;
       Column<T> columns[kMaxGroups];
-      find_columns(program, step, info, panel, operands, first_rows.data(), columns);
+      find_columns(program, task.step, panel, operands, first_rows.data(), columns);
       int done = 0;
       for (int t = 0; t < tiles; ++t) {
         const int height = (t + 1) * count / tiles - done;
@@ -145,12 +156,16 @@ void run_store(const Program& program, const Task& task, const Operands<T>& oper
   }
 }
 
-// Zeros around images [first, last) of a buffer.
+// Zeros, or what stands for them, around images [first, last) of a buffer.
 template <typename T>
 void run_border(const Program& program, const Task& task, const Operands<T>& operands) {
   const Place& place = program.places[task.buffer];
   const int64_t side = place.border.width * place.pixel;
-  const auto zero = [](T* p, int64_t count) { std::fill_n(p, count, T{}); };
+  T nothing{};
+  if constexpr (std::is_same_v<T, uint8_t>) {
+    nothing = static_cast<T>(scale_of(program, task.buffer, operands).zero);
+  }
+  const auto zero = [=](T* p, int64_t count) { std::fill_n(p, count, nothing); };
   for (int64_t image = task.first; image < task.last; ++image) {
     T* top = base_of(program, task.buffer, operands) + place.image(image) -
              place.border.height * place.row - side;
@@ -168,16 +183,31 @@ void run_border(const Program& program, const Task& task, const Operands<T>& ope
 
 template <typename T>
 void execute(const Program& program, const Task& task, const Operands<T>& operands) {
+  constexpr bool kInt8 = std::is_same_v<T, uint8_t>;
   switch (task.op) {
     case Task::Op::kLoad:
-      return run_load(program, task, operands);
+      if constexpr (kInt8) {
+        return run_load_int8(program, task, operands);
+      } else {
+        return run_load(program, task, operands);
+      }
     case Task::Op::kBorder:
       return run_border(program, task, operands);
     case Task::Op::kStore:
-      return run_store(program, task, operands);
+      if constexpr (kInt8) {
+        return run_store_int8(program, task, operands);
+      } else {
+        return run_store(program, task, operands);
+      }
     case Task::Op::kStep: {
       const Step& step = program.plan.steps[task.step];
-      if (!has_weight(step.kind)) return run_pool(program, task, operands);
+      if (!has_weight(step.kind)) {
+        if constexpr (kInt8) {
+          return run_pool_int8(program, task, operands);
+        } else {
+          return run_pool(program, task, operands);
+        }
+      }
       if constexpr (std::is_same_v<T, float>) {
         if (program.layout.steps[task.step].tile) return run_winograd(program, task, operands);
       }
@@ -188,9 +218,11 @@ void execute(const Program& program, const Task& task, const Operands<T>& operan
 
 template float* base_of(const Program&, int64_t, const Operands<float>&);
 template BFloat16* base_of(const Program&, int64_t, const Operands<BFloat16>&);
-template void find_columns(const Program&, const Step&, const StepInfo&, const Panel&,
-                           const Operands<float>&, const int64_t* const*, Column<float>*);
+template uint8_t* base_of(const Program&, int64_t, const Operands<uint8_t>&);
+template void find_columns(const Program&, int, const Panel&, const Operands<float>&,
+                           const int64_t* const*, Column<float>*);
 template void execute(const Program&, const Task&, const Operands<float>&);
 template void execute(const Program&, const Task&, const Operands<BFloat16>&);
+template void execute(const Program&, const Task&, const Operands<uint8_t>&);
 
 }  // namespace inception_fused::cpu

@@ -13,7 +13,8 @@ struct Transformed {
   bool operator==(const Transformed&) const = default;
 };
 
-// The tensors and memory of one run of a program, for one thread. T: float or BFloat16.
+// The tensors and memory of one run of a program, for one thread. T: float, BFloat16 or uint8_t,
+// whose tensors are float.
 template <typename T>
 struct Operands {
   const Strided& x;
@@ -29,12 +30,11 @@ struct Operands {
 template <typename T>
 T* base_of(const Program& program, int64_t buffer, const Operands<T>& operands);
 
-// The columns of one panel: which part of which destination each group is. rows[t] are the offsets
-// of the rows in StepInfo::targets[t].
+// The columns of one panel of a step: which part of which destination each group is. rows[t] are
+// the offsets of the rows in StepInfo::targets[t].
 template <typename T>
-void find_columns(const Program& program, const Step& step, const StepInfo& info,
-                  const Panel& panel, const Operands<T>& operands, const int64_t* const* rows,
-                  Column<T>* columns);
+void find_columns(const Program& program, int step, const Panel& panel, const Operands<T>& operands,
+                  const int64_t* const* rows, Column<T>* columns);
 
 // Output pixels, or tiles, in order, across rows and images.
 struct Cursor {
@@ -59,14 +59,29 @@ struct Cursor {
   }
 };
 
-// `count` output pixels of a pool, in order, to dst, one after the other without gaps.
+// `count` output pixels of a pool, in order, to dst, one after the other without gaps. `rescale`:
+// of an average of uint8_t, before its factor is divided by the pixels that count.
 template <typename T>
 void pool_pixels(const KernelsOf<T>& kernels, const Pool& pool, const Place& from, const T* base,
-                 int64_t channels, Cursor at, int64_t count, T* dst);
+                 int64_t channels, Cursor at, int64_t count, T* dst, const Rescale& rescale = {});
+
+// The same of one row of an image.
+template <typename T>
+void pool_row(const KernelsOf<T>& kernels, const Pool& pool, const Place& from, const T* base,
+              int64_t channels, const Cursor& at, int64_t count, T* dst, int64_t dst_pixel,
+              const Rescale& rescale = {});
+
+// The scale of a buffer, with int8.
+Scale scale_of(const Program& program, int64_t buffer, const Operands<uint8_t>& operands);
+
+// Image rows [first, last) of x into scratch, quantised; and of the output from scratch.
+void run_load_int8(const Program& program, const Task& task, const Operands<uint8_t>& operands);
+void run_store_int8(const Program& program, const Task& task, const Operands<uint8_t>& operands);
 
 // The task of a step without weights.
 template <typename T>
 void run_pool(const Program& program, const Task& task, const Operands<T>& operands);
+void run_pool_int8(const Program& program, const Task& task, const Operands<uint8_t>& operands);
 
 // Rows [first, last) of the phases of x into scratch.
 void load_phases(const Program& program, const Task& task, const Operands<float>& operands);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "execute.h"
@@ -12,12 +13,13 @@ template <typename T>
 class PoolRow {
  public:
   PoolRow(const KernelsOf<T>& kernels, const Pool& pool, const Place& from, const T* base,
-          int64_t channels)
+          int64_t channels, const Rescale& rescale)
       : kernels_(kernels),
         pool_(pool),
         from_(from),
         base_(base),
         channels_(channels),
+        rescale_(rescale),
         tap_(static_cast<size_t>(std::min(pool.window.kernel.height, from.size.height) *
                                  std::min(pool.window.kernel.width, from.size.width))) {}
 
@@ -37,8 +39,15 @@ class PoolRow {
         kernels_.max_pool(tap_.data(), taps, channels_, dst + i * dst_pixel);
       } else {
         const int64_t counted = pool_.kind == Kind::AVGPOOL_INSIDE ? taps : padded_taps(at.y, left);
-        kernels_.average_pool(tap_.data(), taps, channels_, 1.0f / static_cast<float>(counted),
-                              dst + i * dst_pixel);
+        T* to = dst + i * dst_pixel;
+        if constexpr (std::is_same_v<T, uint8_t>) {
+          Rescale mean = rescale_;
+          mean.factor /= static_cast<float>(counted);
+          kernels_.average_pool(tap_.data(), taps, channels_, mean, to);
+        } else {
+          kernels_.average_pool(tap_.data(), taps, channels_, 1.0f / static_cast<float>(counted),
+                                to);
+        }
       }
     }
   }
@@ -74,6 +83,7 @@ class PoolRow {
   const Place& from_;
   const T* base_;
   int64_t channels_;
+  Rescale rescale_;
   std::vector<const T*> tap_;
 };
 
@@ -81,14 +91,21 @@ class PoolRow {
 
 template <typename T>
 void pool_pixels(const KernelsOf<T>& kernels, const Pool& pool, const Place& from, const T* base,
-                 int64_t channels, Cursor at, int64_t count, T* dst) {
-  PoolRow row(kernels, pool, from, base, channels);
+                 int64_t channels, Cursor at, int64_t count, T* dst, const Rescale& rescale) {
+  PoolRow row(kernels, pool, from, base, channels, rescale);
   for (int64_t done = 0; done < count;) {
     const int64_t run = std::min(count - done, at.size.width - at.x);
     row(at, run, dst + done * channels, channels);
     at.next(run);
     done += run;
   }
+}
+
+template <typename T>
+void pool_row(const KernelsOf<T>& kernels, const Pool& pool, const Place& from, const T* base,
+              int64_t channels, const Cursor& at, int64_t count, T* dst, int64_t dst_pixel,
+              const Rescale& rescale) {
+  PoolRow(kernels, pool, from, base, channels, rescale)(at, count, dst, dst_pixel);
 }
 
 template <typename T>
@@ -118,7 +135,7 @@ void run_pool(const Program& program, const Task& task, const Operands<T>& opera
   // An average over the image is one over a window of its size.
   const bool mean = step.kind == Kind::MEAN;
   const Pool pool{mean ? Kind::AVGPOOL : step.kind, mean ? Window{from.size} : step.window};
-  PoolRow row(kernels, pool, from, src, step.src.channels);
+  PoolRow row(kernels, pool, from, src, step.src.channels, {});
   for (int64_t i = task.first; i < task.last;) {
     const int64_t run = std::min(task.last - i, to.size.width - at.x);
     row(at, run, dst + to.image(at.image) + at.y * to.row + at.x * to.pixel, to.pixel);
@@ -128,9 +145,13 @@ void run_pool(const Program& program, const Task& task, const Operands<T>& opera
 }
 
 template void pool_pixels(const KernelsOf<float>&, const Pool&, const Place&, const float*, int64_t,
-                          Cursor, int64_t, float*);
+                          Cursor, int64_t, float*, const Rescale&);
 template void pool_pixels(const KernelsOf<BFloat16>&, const Pool&, const Place&, const BFloat16*,
-                          int64_t, Cursor, int64_t, BFloat16*);
+                          int64_t, Cursor, int64_t, BFloat16*, const Rescale&);
+template void pool_pixels(const KernelsOf<uint8_t>&, const Pool&, const Place&, const uint8_t*,
+                          int64_t, Cursor, int64_t, uint8_t*, const Rescale&);
+template void pool_row(const KernelsOf<uint8_t>&, const Pool&, const Place&, const uint8_t*,
+                       int64_t, const Cursor&, int64_t, uint8_t*, int64_t, const Rescale&);
 template void run_pool(const Program&, const Task&, const Operands<float>&);
 template void run_pool(const Program&, const Task&, const Operands<BFloat16>&);
 

@@ -133,7 +133,7 @@ void run_winograd(const Program& program, const Task& task, const Operands<float
                m);
       Column<float> columns[kMaxGroups];
       const int64_t* const no_rows = nullptr;
-      find_columns(program, step, info, panel, operands, &no_rows, columns);
+      find_columns(program, task.step, panel, operands, &no_rows, columns);
       for (int g = 0; g < panel.groups; ++g) {
         const float* bias = operands.pack + pack.bias + (panel.first_group + g) * kGroup;
         Cursor at(info.tiles, first);

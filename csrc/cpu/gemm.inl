@@ -1,24 +1,56 @@
-// The micro-kernel, for one instruction set; after vector.inl. The including file defines kWide
-// (groups per call) and rows_of<T>(groups).
+// The micro-kernel, for one instruction set; after vector.inl, and quantise.inl for int8. The
+// including file defines kWide (groups per call) and rows_of<T>(groups).
 //
 // Every loop over accumulators is unrolled by pragma: otherwise gcc 12 keeps them in an array and
 // stores all of them in each turn of the k loop (measured: 87 instead of 98 GFLOP/s).
 
-inline constexpr int kVectors = kGroup / kLanes;  // per group
 inline constexpr int kUnroll =
     2;  // of k; 4 is 7 % slower with AVX2 (Zen 3) and spills with AVX-512
+
+// The sums of one group, which are the vectors from n on.
+template <typename T, int R, int N>
+__attribute__((always_inline)) static inline void store_columns(Vector (&sum)[R][N], int n,
+                                                                const Column<T>& column) {
+  if (column.relu) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kVectors; ++i) sum[r][n + i] = relu(sum[r][n + i]);
+    }
+  }
+  if (column.lanes == kGroup) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      T* dst = column.dst + column.row[r];
+#pragma GCC unroll 16
+      for (int i = 0; i < kVectors; ++i) store(dst + i * kLanes, sum[r][n + i]);
+    }
+  } else {
+    alignas(64) T lanes[R][kGroup];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kVectors; ++i) store(lanes[r] + i * kLanes, sum[r][n + i]);
+    }
+    for (int r = 0; r < R; ++r) {
+      T* dst = column.dst + column.row[r];
+      for (int c = 0; c < column.lanes; ++c) dst[c] = lanes[r][c];
+    }
+  }
+}
 
 // R rows by V groups from group `first` on; R * V * kVectors accumulators live in registers.
 // Not inlined, so that each tile gets a register allocation of its own.
 template <typename T, int R, int V>
 __attribute__((noinline)) static void gemm_tile(const Tile<T>& tile, int first) {
   using Operand = typename OperandOf<T>::Type;
+  using Sum = typename OperandOf<T>::Sum;
   constexpr int N = V * kVectors;
   const int64_t pitch = kWide > 1 ? V * kGroup : tile.groups * kGroup;
-  Vector sum[R][N];
+  Sum sum[R][N];
 #pragma GCC unroll 16
   for (int n = 0; n < N; ++n) {
-    const Vector bias = load(tile.bias + first * kGroup + n * kLanes);
+    const Sum bias = reinterpret_cast<Sum>(load(tile.bias + first * kGroup + n * kLanes));
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) sum[r][n] = bias;
   }
@@ -53,7 +85,7 @@ __attribute__((noinline)) static void gemm_tile(const Tile<T>& tile, int first) 
       multiply(at_k, 0);
       b += pitch;
     }
-    if constexpr (kStep > 1) {
+    if constexpr (kStep == 2) {
       if (k < tile.depth) {
         multiply([&](const T* row)
                      __attribute__((always_inline)) { return broadcast_last(row + k); },
@@ -63,36 +95,7 @@ __attribute__((noinline)) static void gemm_tile(const Tile<T>& tile, int first) 
     }
   }
 #pragma GCC unroll 16
-  for (int v = 0; v < V; ++v) {
-    const Column<T>& column = tile.column[first + v];
-    if (column.relu) {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kVectors; ++i)
-          sum[r][v * kVectors + i] = relu(sum[r][v * kVectors + i]);
-      }
-    }
-    if (column.lanes == kGroup) {
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        T* dst = column.dst + column.row[r];
-#pragma GCC unroll 16
-        for (int i = 0; i < kVectors; ++i) store(dst + i * kLanes, sum[r][v * kVectors + i]);
-      }
-    } else {
-      alignas(64) T lanes[R][kGroup];
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kVectors; ++i) store(lanes[r] + i * kLanes, sum[r][v * kVectors + i]);
-      }
-      for (int r = 0; r < R; ++r) {
-        T* dst = column.dst + column.row[r];
-        for (int c = 0; c < column.lanes; ++c) dst[c] = lanes[r][c];
-      }
-    }
-  }
+  for (int v = 0; v < V; ++v) store_columns(sum, v * kVectors, tile.column[first + v]);
 }
 
 template <typename T, int R, int V>

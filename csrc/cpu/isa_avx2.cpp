@@ -15,12 +15,14 @@ inline constexpr int kWide = 1;  // 12 accumulators of 16 registers
 template <typename T>
 static constexpr int rows_of(int groups) {
   constexpr int kFloat32[] = {0, 6, 6, 6};
-  constexpr int kBFloat16[] = {0, 4, 4, 4};  // each operand is two
-  return sizeof(T) == sizeof(float) ? kFloat32[groups] : kBFloat16[groups];
+  constexpr int kNarrow[] = {0, 4, 4, 4};  // each operand is two
+  return sizeof(T) == sizeof(float) ? kFloat32[groups] : kNarrow[groups];
 }
 
 #define INCEPTION_FUSED_REGISTER "x"
 #include "vector.inl"
+
+#include "quantise.inl"
 
 #include "gemm.inl"
 #include "pool.inl"
@@ -30,6 +32,7 @@ static constexpr int rows_of(int groups) {
 #include "winograd.inl"
 
 #include "typed.inl"
+#include "typed_int8.inl"
 
 #include "table.inl"
 

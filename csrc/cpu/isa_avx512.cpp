@@ -16,12 +16,14 @@ inline constexpr int kWide = 3;  // 27 or 28 accumulators of 32 registers
 template <typename T>
 static constexpr int rows_of(int groups) {
   constexpr int kFloat32[] = {0, 14, 14, 9};
-  constexpr int kBFloat16[] = {0, 14, 10, 6};  // each operand is two
-  return sizeof(T) == sizeof(float) ? kFloat32[groups] : kBFloat16[groups];
+  constexpr int kNarrow[] = {0, 14, 10, 6};  // each operand is two
+  return sizeof(T) == sizeof(float) ? kFloat32[groups] : kNarrow[groups];
 }
 
 #define INCEPTION_FUSED_REGISTER "v"
 #include "vector.inl"
+
+#include "quantise.inl"
 
 #include "gemm.inl"
 #include "pool.inl"
@@ -31,6 +33,7 @@ static constexpr int rows_of(int groups) {
 #include "winograd.inl"
 
 #include "typed.inl"
+#include "typed_int8.inl"
 
 #include "table.inl"
 

@@ -9,11 +9,13 @@ inline constexpr int kWide = 1;  // 12 accumulators of 16 registers
 template <typename T>
 static constexpr int rows_of(int groups) {
   constexpr int kFloat32[] = {0, 3, 3, 3};
-  constexpr int kBFloat16[] = {0, 2, 2, 2};  // each operand is two
-  return sizeof(T) == sizeof(float) ? kFloat32[groups] : kBFloat16[groups];
+  constexpr int kNarrow[] = {0, 2, 2, 2};  // each operand is two
+  return sizeof(T) == sizeof(float) ? kFloat32[groups] : kNarrow[groups];
 }
 
 #include "vector.inl"
+
+#include "quantise.inl"
 
 #include "gemm.inl"
 #include "pool.inl"
@@ -23,6 +25,7 @@ static constexpr int rows_of(int groups) {
 #include "winograd.inl"
 
 #include "typed.inl"
+#include "typed_int8.inl"
 
 #include "table.inl"
 

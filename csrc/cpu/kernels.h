@@ -18,14 +18,25 @@ struct BFloat16 {
   uint16_t bits;  // the upper half of a float32
 };
 
-// Of activations and of the weights of direct convolutions. Bias and sums are float32.
-enum class Precision { kFloat32, kBFloat16 };
+// Of activations and of the weights of direct convolutions. Bias and sums are float32; of kInt8,
+// whose activations are unsigned, int32 (quantise.h).
+enum class Precision { kFloat32, kBFloat16, kInt8 };
 
 constexpr int64_t bytes_of(Precision precision) {
-  return precision == Precision::kFloat32 ? sizeof(float) : sizeof(BFloat16);
+  switch (precision) {
+    case Precision::kFloat32:
+      return sizeof(float);
+    case Precision::kBFloat16:
+      return sizeof(BFloat16);
+    case Precision::kInt8:
+      return sizeof(uint8_t);
+  }
+  return 0;
 }
 
-// Channels whose weights share the four bytes of a panel's element: 1 for float, 2 for BFloat16.
+// Channels whose weights share the four bytes of a panel's element.
+constexpr int64_t per_element(Precision precision) { return sizeof(float) / bytes_of(precision); }
+
 template <typename T>
 inline constexpr int64_t kPerElement = sizeof(float) / sizeof(T);
 
@@ -38,10 +49,24 @@ struct Column {
   bool relu;
 };
 
+// The same of int32 sums, which become float32 numbers factor[c] * sum, or, rounded to nearest with
+// ties to even, uint8 numbers zero + factor[c] * sum, at most 255 and at least zero with ReLU.
+template <>
+struct Column<uint8_t> {
+  uint8_t* dst;        // of floats if `wide`
+  const int64_t* row;  // in bytes
+  int lanes;
+  bool relu;
+  bool wide;
+  int zero;
+  const float* factor;  // kGroup
+};
+
 // dst[row[r] + c] = act(bias[c] + sum over tap t and k < depth of
 //                       a[r][tap[t] + k] * b[(t * depth + k) * 16 * groups + c])
 // in float32; of BFloat16, k counts pairs of channels in b, the first in the lower half, with a
-// zero behind the last channel of an odd depth.
+// zero behind the last channel of an odd depth. Of uint8_t, sums and bias are int32, b is int8, and
+// k counts four channels, the first in the lowest byte; depth is a multiple of four.
 template <typename T>
 struct Tile {
   const T* const* a;        // one pointer per row
@@ -93,22 +118,61 @@ struct KernelsOf {
   int64_t (*spin)(int64_t iterations);
 };
 
+// What a uint8 number becomes in another buffer: factor * (number - from_zero), float32 if `wide`,
+// else as in Column<uint8_t>.
+struct Rescale {
+  float factor = 1;
+  int from_zero = 0;
+  int zero = 0;
+  bool wide = false;
+};
+
+template <>
+struct KernelsOf<uint8_t> {
+  int rows[kMaxGroups + 1];
+  void (*gemm)(const Tile<uint8_t>& tile);
+  void (*max_pool)(const uint8_t* const* tap, int taps, int64_t channels, uint8_t* dst);
+  void (*max_pool_row)(const uint8_t* const* row, int rows, int64_t pixel, bool left, bool right,
+                       int64_t count, int64_t channels, uint8_t* dst, int64_t dst_pixel);
+  // The sum of the taps, rescaled; from_zero is taken off each.
+  void (*average_pool)(const uint8_t* const* tap, int taps, int64_t channels, const Rescale& to,
+                       uint8_t* dst);
+  // dst[p * dst_pixel + c] = src[p * src_pixel + c] * inverse + zero, rounded to nearest with ties
+  // to even, from 0 to 255; NaN is 0.
+  void (*quantise)(const float* src, int64_t src_pixel, int64_t pixels, int64_t channels,
+                   float inverse, int zero, uint8_t* dst, int64_t dst_pixel);
+  // dst[c] = (src[c] - zero) * scale
+  void (*dequantise)(const uint8_t* src, int64_t channels, int zero, float scale, float* dst);
+  int64_t (*spin)(int64_t iterations);  // of int8
+};
+
 struct Kernels {
   std::string_view name;
   KernelsOf<float> float32;
   KernelsOf<BFloat16> bfloat16;
+  KernelsOf<uint8_t> int8;
   Winograd winograd[kAlgorithms];  // of float32
 
   template <typename T>
   const KernelsOf<T>& of() const {
     if constexpr (std::is_same_v<T, float>) {
       return float32;
-    } else {
+    } else if constexpr (std::is_same_v<T, BFloat16>) {
       return bfloat16;
+    } else {
+      return int8;
     }
   }
   const int* rows(Precision precision) const {
-    return precision == Precision::kFloat32 ? float32.rows : bfloat16.rows;
+    switch (precision) {
+      case Precision::kFloat32:
+        return float32.rows;
+      case Precision::kBFloat16:
+        return bfloat16.rows;
+      case Precision::kInt8:
+        return int8.rows;
+    }
+    return nullptr;
   }
 };
 
@@ -116,6 +180,7 @@ extern const Kernels kBase;
 #if defined(__x86_64__)
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
+extern const KernelsOf<uint8_t> kAvx512Vnni;
 extern const KernelsOf<BFloat16> kAvx512Bf16;
 #endif
 
@@ -123,14 +188,15 @@ extern const KernelsOf<BFloat16> kAvx512Bf16;
 struct Capabilities {
   bool avx2 = false;  // with FMA
   bool avx512 = false;
-  bool avx512_bf16 = false;
+  bool avx512_vnni = false;
+  bool avx512_bf16 = false;  // with VNNI
 };
 
 Capabilities capabilities();
 
 // The widest table that `machine` can run and that `limit` allows: "" for any, else "base", "avx2",
-// "avx512" or "avx512_bf16". A limit can only lower the choice. Throws std::invalid_argument for
-// another word.
+// "avx512", "avx512_vnni" or "avx512_bf16", each with all that is in those before it. A limit can
+// only lower the choice. Throws std::invalid_argument for another word.
 const Kernels& pick(const Capabilities& machine, std::string_view limit);
 
 // The table of this process: pick(capabilities(), $INCEPTION_FUSED_ISA), decided once.

@@ -29,10 +29,17 @@ void put(float* column, int64_t pitch, int64_t k, BFloat16 weight) {
   element = std::bit_cast<float>(std::bit_cast<uint32_t>(element) | half);
 }
 
-// The weights of one convolution into its step's panels, its first column in `first_group`.
-template <typename T>
+void put(float* column, int64_t pitch, int64_t k, int8_t weight) {
+  float& element = column[k / 4 * pitch];
+  const uint32_t byte = static_cast<uint32_t>(static_cast<uint8_t>(weight)) << (k % 4 * 8);
+  element = std::bit_cast<float>(std::bit_cast<uint32_t>(element) | byte);
+}
+
+// The weights of one convolution into its step's panels, its first column in `first_group`; `bias`
+// gives what stands before the columns.
+template <typename T, typename Bias>
 void pack_convolution(const Step& step, const StepPack& pack, int64_t channels, int first_group,
-                      const T* weights, const T* bias, float* dst) {
+                      const T* weights, const Bias& bias, float* dst) {
   const int64_t depth = step.src.channels;
   std::optional<FilterTransform> transform;
   if (pack.tile) transform.emplace(step, pack.tile);
@@ -57,8 +64,21 @@ void pack_convolution(const Step& step, const StepPack& pack, int64_t channels, 
         put(column + t * pack.depth * pitch, pitch, k, weight[t]);
       }
     }
-    dst[pack.bias + int64_t{first_group} * kGroup + o] = value_of(bias[o]);
+    dst[pack.bias + int64_t{first_group} * kGroup + o] = bias(o);
   }
+}
+
+void pack_int8(const Step& step, const StepPack& pack, const Destination& to, int first_group,
+               const float* weights, const float* bias, std::span<const Scale> scales, float* dst) {
+  const QuantisedWeights quantised =
+      quantise_weights(weights, bias, to.slice.channels, step.src.channels * step.window.taps(),
+                       scales[step.src.buffer], to.weight);
+  float* factor = dst + pack.factor + int64_t{first_group} * kGroup;
+  for (int64_t o = 0; o < to.slice.channels; ++o) {
+    factor[o] = factor_of(quantised.scales[o], scales[step.src.buffer], to.slice.buffer, scales);
+  }
+  const auto sum = [&](int64_t o) { return std::bit_cast<float>(quantised.biases[o]); };
+  pack_convolution(step, pack, to.slice.channels, first_group, quantised.weights.data(), sum, dst);
 }
 
 }  // namespace
@@ -71,6 +91,10 @@ PackLayout pack_layout(const Plan& plan, Precision precision, std::span<const in
   }
   PackLayout layout{precision};
   layout.size = header_of(plan);
+  if (precision == Precision::kInt8) {
+    layout.scales = layout.size;
+    layout.size += groups_of(2 * static_cast<int64_t>(plan.buffers.size())) * kGroup;
+  }
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
     StepPack pack;
@@ -84,12 +108,17 @@ PackLayout pack_layout(const Plan& plan, Precision precision, std::span<const in
     if (has_weight(step.kind)) {
       const int64_t points = points_of(step, pack.tile);
       pack.taps = pack.tile ? points * points : step.window.taps();
-      pack.depth = pack.tile                          ? depth_of(step)
-                   : precision == Precision::kFloat32 ? step.src.channels
-                                                      : (step.src.channels + 1) / 2;
+      pack.depth = pack.tile
+                       ? depth_of(step)
+                       : (step.src.channels + per_element(precision) - 1) / per_element(precision);
       for (const Destination& dst : step.dst) pack.groups += groups_of(dst.slice.channels);
       pack.bias = layout.size;
       layout.size += int64_t{pack.groups} * kGroup;
+      if (precision == Precision::kInt8) {
+        check_sums(plan, i);
+        pack.factor = layout.size;
+        layout.size += int64_t{pack.groups} * kGroup;
+      }
       for (int first = 0; first < pack.groups;) {
         const int left = pack.groups - first;
         const int width = left == 1 || left == 3 ? left : 2;
@@ -135,22 +164,36 @@ PackLayout read_layout(const Plan& plan, Precision precision, const float* pack,
 }
 
 void pack(const Plan& plan, const PackLayout& layout, std::span<const void* const> weights,
-          std::span<const void* const> biases, float* dst) {
+          std::span<const void* const> biases, std::span<const Scale> scales, float* dst) {
   std::fill_n(dst, layout.size, 0.0f);
+  if (layout.precision == Precision::kInt8) {
+    check_scales(plan, scales);
+    for (size_t b = 0; b < scales.size(); ++b) put_scale(scales[b], dst + layout.scales, b);
+  }
   for (size_t i = 0; i < plan.steps.size(); ++i) {
+    const Step& step = plan.steps[i];
     const StepPack& pack = layout.steps[i];
     dst[i] = static_cast<float>(pack.tile);
     if (pack.groups == 0) continue;
     int first_group = 0;
-    for (const Destination& d : plan.steps[i].dst) {
+    for (const Destination& d : step.dst) {
       const auto pack_as = [&]<typename T>(const T* weight) {
-        pack_convolution(plan.steps[i], pack, d.slice.channels, first_group, weight,
-                         static_cast<const T*>(biases[d.weight]), dst);
+        const auto* bias = static_cast<const T*>(biases[d.weight]);
+        pack_convolution(
+            step, pack, d.slice.channels, first_group, weight,
+            [&](int64_t o) { return value_of(bias[o]); }, dst);
       };
-      if (layout.precision == Precision::kFloat32) {
-        pack_as(static_cast<const float*>(weights[d.weight]));
-      } else {
-        pack_as(static_cast<const BFloat16*>(weights[d.weight]));
+      switch (layout.precision) {
+        case Precision::kFloat32:
+          pack_as(static_cast<const float*>(weights[d.weight]));
+          break;
+        case Precision::kBFloat16:
+          pack_as(static_cast<const BFloat16*>(weights[d.weight]));
+          break;
+        case Precision::kInt8:
+          pack_int8(step, pack, d, first_group, static_cast<const float*>(weights[d.weight]),
+                    static_cast<const float*>(biases[d.weight]), scales, dst);
+          break;
       }
       first_group += groups_of(d.slice.channels);
     }

@@ -24,24 +24,32 @@ Size border_of(const Plan& plan, const PackLayout& layout, int64_t buffer) {
   return border;
 }
 
-Place place_of(const Strided& tensor, Size size) {
+// `width`: elements per number.
+Place place_of(const Strided& tensor, Size size, int64_t width) {
   Place place;
   place.channels = tensor.size[1];
   place.size = size;
-  place.stride = tensor.stride[0];
-  place.row = tensor.stride[2];
-  place.pixel = tensor.stride[3];
+  place.stride = tensor.stride[0] * width;
+  place.row = tensor.stride[2] * width;
+  place.pixel = tensor.stride[3] * width;
   return place;
 }
 
 constexpr double kMaxScratch = 0x1p50;  // elements
 
+// Elements from one pixel of a buffer in scratch to the next.
+int64_t pixel_of(const PackLayout& layout, int64_t buffer, int64_t channels) {
+  if (layout.precision != Precision::kInt8) return channels;
+  constexpr int64_t kBytes = sizeof(float);
+  return buffer == kOut ? channels * kBytes : (channels + kBytes - 1) / kBytes * kBytes;
+}
+
 // A place in scratch, from element 0 on.
-Place place_in_scratch(int64_t channels, Size size, Size border, int64_t images) {
+Place place_in_scratch(int64_t channels, int64_t pixel, Size size, Size border, int64_t images) {
   const auto padded = [](int64_t n, int64_t border) {
     return static_cast<double>(n) + 2 * static_cast<double>(border);
   };
-  if (static_cast<double>(images) * static_cast<double>(channels) *
+  if (static_cast<double>(images) * static_cast<double>(pixel) *
           padded(size.height, border.height) * padded(size.width, border.width) >
       kMaxScratch) {
     throw std::invalid_argument("plan: padded by " + std::to_string(border.height) + " and " +
@@ -53,8 +61,8 @@ Place place_in_scratch(int64_t channels, Size size, Size border, int64_t images)
   place.channels = channels;
   place.size = size;
   place.border = border;
-  place.pixel = channels;
-  place.row = (size.width + 2 * border.width) * channels;
+  place.pixel = pixel;
+  place.row = (size.width + 2 * border.width) * pixel;
   place.stride = (size.height + 2 * border.height) * place.row;
   place.offset = border.height * place.row + border.width * place.pixel;
   return place;
@@ -71,7 +79,7 @@ const Step* reader_of_phases(const Plan& plan, const PackLayout& layout) {
 // As many as the step reads, a whole group of channels each.
 Place place_of_phases(const Step& step, Size out, int64_t images) {
   const int64_t more = edge_of(step) - 1;
-  Place place = place_in_scratch(kGroup, {out.height + more, out.width + more}, {}, images);
+  Place place = place_in_scratch(kGroup, kGroup, {out.height + more, out.width + more}, {}, images);
   place.phases = true;
   return place;
 }
@@ -151,17 +159,18 @@ std::vector<Phase> phases_of(const Plan& plan, Size image, int64_t images) {
 Places place_all(const Plan& plan, const PackLayout& layout, const Strided& x, const Strided& out,
                  const std::vector<Phase>& phases, int64_t images, int64_t line) {
   const std::vector<Size> sizes = plan.sizes(x.image());
+  const bool int8 = layout.precision == Precision::kInt8;
   Places places;
   std::vector<Life> lives;
   for (int64_t b = 0; b < static_cast<int64_t>(sizes.size()); ++b) {
     const Size border = border_of(plan, layout, b);
     const Step* phased = b == kIn ? reader_of_phases(plan, layout) : nullptr;
-    if (b == kIn && x.channels_last() && border == Size{} && !phased) {
-      places.by_buffer.push_back(place_of(x, sizes[b]));
+    if (b == kIn && x.channels_last() && border == Size{} && !phased && !int8) {
+      places.by_buffer.push_back(place_of(x, sizes[b], 1));
       continue;
     }
     if (b == kOut && out.channels_last()) {
-      places.by_buffer.push_back(place_of(out, sizes[b]));
+      places.by_buffer.push_back(place_of(out, sizes[b], width_of(layout.precision, b)));
       continue;
     }
     Life& life = lives.emplace_back(life_of(plan, b));
@@ -172,12 +181,14 @@ Places place_all(const Plan& plan, const PackLayout& layout, const Strided& x, c
     };
     const auto last = phase_of(life.last_wave);
     const int64_t slots = last < static_cast<int64_t>(phases.size()) ? phases[last].images : images;
+    const int64_t pixel = pixel_of(layout, b, plan.buffers[b]);
     Place& place = places.by_buffer.emplace_back(
         phased ? place_of_phases(*phased, sizes[phased->dst[0].slice.buffer], slots)
-               : place_in_scratch(plan.buffers[b], sizes[b], border, slots));
+               : place_in_scratch(plan.buffers[b], pixel, sizes[b], border, slots));
     place.first_wave = life.first_wave;
     if (slots < images) place.mask = slots - 1;
-    life.elements = (slots * place.stride + line - 1) / line * line;
+    const int64_t beyond = int8 ? kBeyond : 0;
+    life.elements = (slots * place.stride + beyond + line - 1) / line * line;
     // While a later phase waits for it to be filled, all waves of the earlier ones run again.
     if (phase_of(life.first_wave) != last) life.first_wave = -1;
   }

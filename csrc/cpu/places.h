@@ -12,7 +12,7 @@ namespace inception_fused::cpu {
 // A tensor (batch, channels, height, width); strides in elements. Channels or columns are adjacent
 // in memory: stride[1] == 1 (channels last) or stride[3] == 1.
 struct Strided {
-  void* data;  // float or BFloat16, as the pack's Precision says
+  void* data;  // BFloat16 if the pack's precision is that, else float
   int64_t size[4];
   int64_t stride[4];
 
@@ -21,7 +21,8 @@ struct Strided {
 };
 
 // Where a buffer lives: in x, in out, or in scratch, there with a border of zeros around each
-// image.
+// image. With int8 an element is a byte, of the float32 output too, and a pixel in scratch has a
+// multiple of four channels; those beyond the last may be read, but count nothing.
 struct Place {
   bool scratch = false;
   int64_t channels = 0;
@@ -50,6 +51,14 @@ struct Phase {
 // How a thread alone runs a plan for up to `images` images: where they are small, several at a time
 // use the weights more often per load; where they are large, one stays in the cache.
 std::vector<Phase> phases_of(const Plan& plan, Size image, int64_t images);
+
+// Elements per number of a buffer.
+constexpr int64_t width_of(Precision precision, int64_t buffer) {
+  return precision == Precision::kInt8 && buffer == kOut ? sizeof(float) : 1;
+}
+
+// What kernels may read behind the last channel of a pixel, with int8.
+inline constexpr int64_t kBeyond = 3;
 
 struct Places {
   std::vector<Place> by_buffer;

@@ -66,6 +66,23 @@ struct OneRank {
   static inline Value larger(Value v, Value m) { return v > m ? v : m; }
 };
 
+struct UnsignedBytes {
+  typedef uint8_t Value __attribute__((vector_size(sizeof(Vector))));
+  typedef uint8_t Unaligned __attribute__((vector_size(sizeof(Vector)), aligned(1), may_alias));
+  static constexpr int kCount = 4 * kLanes;
+  static inline Value get(const uint8_t* p) { return *reinterpret_cast<const Unaligned*>(p); }
+  static inline void put(uint8_t* p, Value v) { *reinterpret_cast<Unaligned*>(p) = v; }
+  static inline Value larger(Value v, Value m) { return v > m ? v : m; }
+};
+
+struct OneByte {
+  typedef uint8_t Value;
+  static constexpr int kCount = 1;
+  static inline Value get(const uint8_t* p) { return *p; }
+  static inline void put(uint8_t* p, Value v) { *p = v; }
+  static inline Value larger(Value v, Value m) { return v > m ? v : m; }
+};
+
 template <typename T>
 struct OrderOf {
   typedef Floats Many;
@@ -76,8 +93,20 @@ struct OrderOf<BFloat16> {
   typedef Ranks Many;
   typedef OneRank One;
 };
+template <>
+struct OrderOf<uint8_t> {
+  typedef UnsignedBytes Many;
+  typedef OneByte One;
+};
 
 }  // namespace
+
+// Where a vector of channels starts so that it ends with the last one; some then come twice, which
+// changes no maximum.
+template <typename Order>
+static inline int64_t last_fit(int64_t c, int64_t channels) {
+  return c + Order::kCount <= channels ? c : channels - Order::kCount;
+}
 
 template <typename T>
 static void max_pool(const T* const* tap, int taps, int64_t channels, T* dst) {
@@ -93,6 +122,13 @@ static void max_pool(const T* const* tap, int taps, int64_t channels, T* dst) {
     }
     Many::put(dst + c, low);
     Many::put(dst + c + Many::kCount, high);
+  }
+  while (c < channels && channels >= Many::kCount) {
+    c = last_fit<Many>(c, channels);
+    auto m = Many::get(tap[0] + c);
+    for (int t = 1; t < taps; ++t) m = Many::larger(Many::get(tap[t] + c), m);
+    Many::put(dst + c, m);
+    c += Many::kCount;
   }
   for (; c < channels; ++c) {
     auto m = One::get(tap[0] + c);
@@ -128,8 +164,10 @@ static void max_pool_row(const T* const* row, int rows, int64_t pixel, bool left
   using Many = typename OrderOf<T>::Many;
   using One = typename OrderOf<T>::One;
   int64_t c = 0;
-  for (; c + Many::kCount <= channels; c += Many::kCount) {
+  while (c < channels && channels >= Many::kCount) {
+    c = last_fit<Many>(c, channels);
     max_pool_channels<Many>(row, rows, pixel, left, right, count, c, dst, dst_pixel);
+    c += Many::kCount;
   }
   for (; c < channels; ++c) {
     max_pool_channels<One>(row, rows, pixel, left, right, count, c, dst, dst_pixel);

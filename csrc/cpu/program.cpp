@@ -28,11 +28,13 @@ StepInfo info_of(const Step& step, const StepPack& pack, const Kernels& kernels,
   }
   const Window& window = step.window;
   if (has_weight(step.kind) && !pack.tile) {
-    const bool gapless = from.pixel == step.src.channels && !step.pre;
-    // Of BFloat16, a pair of channels must be of one pixel.
-    const bool whole = precision == Precision::kFloat32 || step.src.channels % 2 == 0;
-    const int64_t joined = gapless && whole ? window.kernel.width : 1;
-    info.depth = joined * step.src.channels;
+    const int64_t per = per_element(precision);
+    const int64_t depth =
+        precision == Precision::kInt8 ? round_up(step.src.channels, per) : step.src.channels;
+    // The channels that share an element of the weights must be of one pixel.
+    const bool gapless = from.pixel == depth && depth % per == 0 && !step.pre;
+    const int64_t joined = gapless ? window.kernel.width : 1;
+    info.depth = joined * depth;
     for (int64_t y = 0; y < window.kernel.height; ++y) {
       for (int64_t x = 0; x < window.kernel.width; x += joined) {
         info.taps.push_back((y - window.padding.height) * from.row +
@@ -158,9 +160,12 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
     const StepInfo& info =
         steps.emplace_back(info_of(step, pack, kernels, layout.precision, places[step.src.buffer],
                                    places[step.dst[0].slice.buffer].size));
-    if (step.pre) own.pooled = std::max(own.pooled, kPoolChunk * step.src.channels);
+    const bool int8 = layout.precision == Precision::kInt8;
+    if (step.pre || (int8 && step.kind == Kind::MAXPOOL)) {
+      own.pooled = std::max(own.pooled, kPoolChunk * step.src.channels + (int8 ? kBeyond : 0));
+    }
     if (step.kind == Kind::LRN) {
-      const int64_t floats = 3 * step.src.channels + kGroup;
+      const int64_t floats = (int8 ? 5 : 3) * step.src.channels + kGroup;
       own.pooled =
           std::max(own.pooled, floats * int64_t{sizeof(float)} / bytes_of(layout.precision));
     }
@@ -169,6 +174,10 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
       own.m = std::max(own.m, pack.taps * m_plane(info.chunk, kMaxGroups));
       own.zeros = std::max(own.zeros, info.v_pitch);
     }
+  }
+  if (layout.precision == Precision::kInt8 && !x.channels_last()) {
+    const int64_t floats = kPoolChunk * plan.in_channels();
+    own.pooled = std::max(own.pooled, floats * int64_t{sizeof(float)});
   }
   own.pooled = round_up(own.pooled, line());
 

@@ -40,7 +40,7 @@ struct StepInfo {
 
 // Parts of the memory that a thread has for itself while it runs a program, in elements.
 struct Own {
-  int64_t pooled = 0;  // pooled rows, or the squares of a pixel's channels
+  int64_t pooled = 0;  // pooled rows, or the squares of a pixel's channels, or floats of int8's
   int64_t v = 0;       // Winograd's transformed input tiles
   int64_t m = 0;       // and their products with the weights
   int64_t zeros = 0;   // the pixels outside the image
@@ -73,6 +73,8 @@ struct Program {
 
   // Of a tile of the products, by its groups.
   const int* rows() const { return kernels.rows(layout.precision); }
+  // Elements per number of a buffer.
+  int64_t width(int64_t buffer) const { return width_of(layout.precision, buffer); }
   // Elements in kAlignment bytes.
   int64_t line() const { return kAlignment / bytes_of(layout.precision); }
 

@@ -152,10 +152,13 @@ Prepared::Prepared(Plan plan, PackLayout layout, const Strided& x, const Strided
 void Prepared::run(const Strided& x, const Strided& out, const float* pack,
                    const Parallel& parallel) const {
   if (!alone_ && !together_) return;
-  if (layout_.precision == Precision::kFloat32) {
-    run_as<float>(x, out, pack, parallel);
-  } else {
-    run_as<BFloat16>(x, out, pack, parallel);
+  switch (layout_.precision) {
+    case Precision::kFloat32:
+      return run_as<float>(x, out, pack, parallel);
+    case Precision::kBFloat16:
+      return run_as<BFloat16>(x, out, pack, parallel);
+    case Precision::kInt8:
+      return run_as<uint8_t>(x, out, pack, parallel);
   }
 }
 

@@ -168,7 +168,7 @@ const Problem::Pack& Problem::pack_of(int64_t tile) {
             {nullptr, [](float* p) { ::operator delete(p, std::align_val_t{cpu::kAlignment}); }}};
   const size_t bytes = static_cast<size_t>(pack.layout.size) * sizeof(float);
   pack.data.reset(static_cast<float*>(::operator new(bytes, std::align_val_t{cpu::kAlignment})));
-  cpu::pack(plan_, pack.layout, weights, biases, pack.data.get());
+  cpu::pack(plan_, pack.layout, weights, biases, {}, pack.data.get());
   return packs_.emplace(tile, std::move(pack)).first->second;
 }
 
@@ -220,7 +220,7 @@ std::string Problem::differs_as(const Way& way) {
 std::vector<const cpu::Kernels*> tables() {
   const cpu::Capabilities machine = cpu::capabilities();
   std::vector<const cpu::Kernels*> found;
-  for (const char* limit : {"base", "avx2", "avx512", "avx512_bf16"}) {
+  for (const char* limit : {"base", "avx2", "avx512", "avx512_vnni", "avx512_bf16"}) {
     const cpu::Kernels* table = &cpu::pick(machine, limit);
     if (found.empty() || found.back() != table) found.push_back(table);
   }
