@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import cuda, ops, reference
 from .plan import Plan
+from .quantise import Scale
 from .triton_kernels import check as triton_check
 from .triton_kernels import operator as triton_operator
 from .tuning import cpu_describe, cpu_options, cpu_tuning
@@ -184,6 +185,28 @@ TABLE: tuple[Backend, ...] = (
 """Every back end, the preferred first."""
 
 
+def int8(scales: Sequence[Scale]) -> Backend:
+    """The CPU's back end in int8, for float32 inputs.
+
+    Args:
+        scales: of the buffers of the plan that it will run.
+    """
+    numbers = tuple(float(n) for s in scales for n in (s.scale, s.zero))
+
+    def why_not(plan: Plan, x: Tensor) -> str | None:
+        return None if x.dtype is torch.float32 else f"x is {x.dtype}, int8 is for float32"
+
+    def pack(
+        plan: Plan, weights: Sequence[Tensor], biases: Sequence[Tensor], tuning: Tuning = ()
+    ) -> list[Tensor]:
+        arguments = (list(weights), list(biases), plan.code, numbers)
+        return [torch.ops.inception_fused.pack_int8(*arguments)]
+
+    return Backend(
+        "cpu int8", "cpu", lambda: ops.NOT_LOADED, why_not, pack, _run, settings=lambda x: numbers
+    )
+
+
 def names() -> tuple[str, ...]:
     """The names that ``backend=`` takes, beside "auto"."""
     return tuple(backend.name for backend in TABLE)
@@ -224,6 +247,8 @@ def backends() -> dict[str, str]:
         lanes = int(torch.ops.inception_fused.cpu_lanes())
         kernels = {4: "base", 8: "AVX2", 16: "AVX-512"}[lanes]
         if torch.ops.inception_fused.cpu_multiplies_bfloat16():
-            kernels += " and AVX512-BF16"
+            kernels += ", AVX512-VNNI and AVX512-BF16"
+        elif torch.ops.inception_fused.cpu_multiplies_int8():
+            kernels += " and AVX512-VNNI"
         state["cpu"] += f" ({kernels} kernels)"
     return state

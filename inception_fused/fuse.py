@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from . import calibrate
 from .examine import Found
 from .find import find
 from .fusion import Fusion, Options, fusion_of, network_of
@@ -19,6 +21,7 @@ from .module import (
     swap_outlined,
     unswap,
 )
+from .quantise import Accuracy
 from .route import Timing
 from .trace import all_modules
 
@@ -29,6 +32,7 @@ class Line:
 
     ``network``: the line is about all that the module computes, with the modules inside.
     ``timings`` are what :func:`inception_fused.tune` has measured for inputs like the last one.
+    ``accuracy`` is that of int8 on its examples, of this module alone with the input of float32.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Line:
     reason: str
     network: bool = False
     timings: tuple[Timing, ...] = ()
+    accuracy: Accuracy | None = None
 
     def __str__(self) -> str:
         where = f"{_where(self.name)} ({self.module})"
@@ -45,8 +50,9 @@ class Line:
             where += " as a whole"
         if not self.fused:
             return f"{where}: not fused: {self.reason}"
+        accuracy = f"; {self.accuracy}" if self.accuracy else ""
         if not self.backend:
-            return f"{where}: fused, not called yet"
+            return f"{where}: fused, not called yet{accuracy}"
         times = "; ".join(
             f"{t.label} {t.median:.3g} ms ({t.low:.3g}-{t.high:.3g})" for t in self.timings
         )
@@ -54,7 +60,7 @@ class Line:
         if self.backend == "original":
             return f"{where}: fused, but the last call took the original path: {self.reason}{tried}"
         reason = f" ({self.reason})" if self.reason else ""
-        return f"{where}: fused, {self.backend}{reason}{tried}"
+        return f"{where}: fused, {self.backend}{reason}{tried}{accuracy}"
 
 
 def _fusion(verdict: Found) -> Fusion | None:
@@ -88,6 +94,7 @@ def fuse(
     backend: str = "auto",
     winograd: bool = True,
     network: bool = True,
+    int8: Tensor | Iterable[Tensor] | None = None,
 ) -> nn.Module:
     """Fuses every Inception module of the model, in place, and returns the model.
 
@@ -107,12 +114,19 @@ def fuse(
             a back end asks for that one.
         winograd: False keeps the CPU back end to direct convolution (:class:`FusedInception`).
         network: False fuses the modules alone.
+        int8: example inputs of the model, float32 on the CPU, one batch or several, some dozens of
+            images in all: what is fused then computes in int8, with scales as large as the values
+            that they give; :func:`explain` tells how far that is from float32. Weights are
+            quantised again when they change, scales stay; ``fuse`` with other examples replaces
+            them. Where gradients are wanted, float32 runs. Back to float32 by :func:`unfuse`.
 
     Raises:
-        TypeError: model is not an nn.Module.
+        TypeError: model is not an nn.Module, or int8 is no tensors.
+        ValueError: int8 cannot be; the message says why.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+    examples = None if int8 is None else calibrate.check(int8, backend)
     for module in all_modules(model):
         if isinstance(module, Fused) and changed(module):
             unswap(module)
@@ -132,6 +146,9 @@ def fuse(
     ):
         reasons = "".join(f"\n  {v.name or type(v.module).__name__}: {v.reason}" for v in verdicts)
         warnings.warn(f"fuse found no Inception module to fuse{reasons}", stacklevel=2)
+    elif examples is not None:
+        fusions = [f for v in verdicts if (f := _fusion(v)) is not None]
+        calibrate.calibrate(model, fusions, examples)
     return model
 
 
@@ -173,6 +190,7 @@ def explain(model: nn.Module) -> Report:
                 reason if fusion or reason else _not_asked(verdict.network),
                 verdict.network,
                 timings,
+                fusion.int8.accuracy if fusion and fusion.int8 else None,
             )
         )
     return Report(tuple(lines))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ from .lower import lower
 from .match import Match
 from .modes import Modes
 from .plan import OUT
+from .quantise import Accuracy
 from .route import Key, Route, Timing, autocasts, key_of
 from .spec import convolves
 from .trace import FUSION, NETWORK, all_modules
@@ -35,6 +36,21 @@ class Options:
     winograd: bool = True
 
 
+@dataclass(frozen=True)
+class Int8:
+    """What became of a module that the user wants in int8.
+
+    Attributes:
+        backend: what runs it; None if nothing can.
+        reason: why nothing can; "" if something does.
+        accuracy: what was found on the examples.
+    """
+
+    backend: Backend | None
+    reason: str = ""
+    accuracy: Accuracy | None = None
+
+
 class Fusion:
     """What a fused module knows: the plan, the places of its parameters, and the packed weights.
 
@@ -46,6 +62,8 @@ class Fusion:
         taken: the back end of the last call, "training" or "original"; "" before the first call.
         reason: why the last call took what it took; "" if there is nothing to say.
         timings: what was measured for inputs like that of the last call.
+        int8: if the user asked for it.
+        observer: while there is one, every call shows it this and x, and the original runs.
     """
 
     def __init__(
@@ -62,6 +80,8 @@ class Fusion:
         self.reason = ""
         self.timings: tuple[Timing, ...] = ()
         self.watch: Watch | None = None
+        self.int8: Int8 | None = None
+        self.observer: Callable[[Fusion, Tensor], None] | None = None
         self._modes = Modes(module, match)
         self._measured: dict[Key, Route] = {}
         self.drop()
@@ -75,6 +95,7 @@ class Fusion:
         match = replace(self.match, sources=sources)
         new = Fusion(copy.deepcopy(self.module, memo), match, self.options, self.network)
         new._measured = dict(self._measured)
+        new.int8 = self.int8
         return new
 
     def take(self, key: Key, route: Route | None) -> None:
@@ -118,6 +139,9 @@ class Fusion:
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """The module's output; None if the original must run, then :attr:`reason` says why."""
+        if self.observer is not None:
+            self.observer(self, x)
+            return None
         if torch.onnx.is_in_onnx_export():
             return None  # the original's operators are ONNX's
         if torch.compiler.is_compiling():
@@ -165,6 +189,9 @@ class Fusion:
             return self._refused(route)
         if autocast:
             x = x.to(torch.get_autocast_dtype(x.device.type))
+        if self.int8 is not None:
+            route = self._in_int8(route, self.int8, x, _wants_gradients(x, watch.tensors))
+            assert route.backend is not None
         y = self._run(route, route.backend, x, watch.tensors)
         return y.flatten(1) if self.match.flat else y
 
@@ -207,6 +234,29 @@ class Fusion:
         tuning = backend.tuning(self.plan, x) if key and self.options.winograd else ()
         return Route(backend, reason, tuning)
 
+    def why_not_int8(self, x: Any) -> str | None:
+        """Why such an input, outside of autocast, cannot be computed in int8; None if it can."""
+        if type(x) is not Tensor and type(x) is not nn.Parameter:
+            return f"the input is a {type(x).__name__}"
+        if x.dtype is not torch.float32 or x.device.type != "cpu":
+            return f"the input is {x.dtype} on {x.device}, int8 is for float32 on the CPU"
+        route = self._route(x, autocast=False)
+        return route.reason if route.backend is None else None
+
+    def _in_int8(self, route: Route, int8: Int8, x: Tensor, wants_gradients: bool) -> Route:
+        """The route in int8 instead of one that may be taken; or that, and why not the other."""
+        if int8.backend is None:
+            reason = int8.reason
+        elif wants_gradients:
+            reason = "gradients are wanted, call it under torch.no_grad() or torch.inference_mode()"
+        elif (refused := int8.backend.why_not(self.plan, x)) is not None:
+            reason = refused
+        else:
+            return Route(int8.backend, route.reason)
+        return replace(
+            route, reason="; ".join(r for r in (route.reason, f"not in int8: {reason}") if r)
+        )
+
     def _why_not(self, x: Tensor, autocast: bool) -> str | None:
         """Why no plan can run for such an x; None if one may."""
         weight = self.sources[0].weight.tensor()
@@ -245,7 +295,7 @@ class Fusion:
     def _run(self, route: Route, backend: Backend, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
         self.taken, self.reason, self.timings = backend.name, route.reason, route.timings
         packed = self._packed(route, backend, x)
-        if torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in tensors)):
+        if _wants_gradients(x, tensors):
             weights, biases = self.folded(x.dtype)
             arguments = (self.plan, x, packed, weights, biases, step_gradients(x))
             return ops.differentiable(backend.run, *arguments)
@@ -294,13 +344,16 @@ class Fusion:
         if autocast:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         tensors = [p.tensor() for s in self.sources for p in s.places()]
-        needs_grad = torch.is_grad_enabled() and (
-            x.requires_grad or any(t is not None and t.requires_grad for t in tensors)
-        )
+        needs_grad = _wants_gradients(x, tensors)
+        if self.int8 is not None:
+            route = self._in_int8(route, self.int8, x, needs_grad)
+            backend = route.backend
+            assert backend is not None
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not needs_grad:
             parameters = [parameters_of(s) for s in self.sources]
             options = self.options
-            y = graph.call(x, parameters, self.plan, options.backend, options.winograd)
+            scales = backend.settings(x) if self.int8 and backend is self.int8.backend else ()
+            y = graph.call(x, parameters, self.plan, options.backend, options.winograd, scales)
             return y.flatten(1) if self.match.flat else y
         weights, biases = self.folded(x.dtype)
         # Not empty: AOTInductor's C++ runtime hands on a default list as None (torch 2.14).
@@ -314,6 +367,13 @@ class Fusion:
         else:
             y = backend.run(self.plan, x, packed)
         return y.flatten(1) if self.match.flat else y
+
+
+def _wants_gradients(x: Tensor, tensors: Sequence[Tensor | None]) -> bool:
+    """Whether a call with this input and these parameters is recorded for gradients."""
+    return torch.is_grad_enabled() and (
+        x.requires_grad or any(t is not None and t.requires_grad for t in tensors)
+    )
 
 
 def network_of(module: nn.Module) -> Fusion | None:

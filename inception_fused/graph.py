@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import reference, weights
-from .backends import Backend, Tuning, choose
+from .backends import Backend, Tuning, choose, int8
 from .plan import Plan
+from .quantise import Scale
 from .watch import sharded
 
 Parameters = tuple[Tensor, Tensor | None, weights.Norm | None]
@@ -47,12 +48,17 @@ _plan = lru_cache(maxsize=256)(Plan.decode)
 torch.library.define(
     "inception_fused::module",
     "(Tensor x, Tensor[] tensors, int[] present, float[] eps, int[] plan, str backend, "
-    "bool winograd) -> Tensor",
+    "bool winograd, float[] scales) -> Tensor",
 )
 
 
 def call(
-    x: Tensor, parameters: Sequence[Parameters], plan: Plan, backend: str, winograd: bool
+    x: Tensor,
+    parameters: Sequence[Parameters],
+    plan: Plan,
+    backend: str,
+    winograd: bool,
+    scales: Sequence[float] = (),
 ) -> Tensor:
     """``plan(x)`` with these parameters, as one node of a graph; without gradients.
 
@@ -60,9 +66,10 @@ def call(
         x: (N, plan.in_channels, H, W); its dtype is the output's.
         parameters: by weight index.
         backend: "auto" or a name, as of ``choose``; the reference runs what none can.
+        scales: to compute in int8, as of the operator ``pack_int8``.
     """
     result: Tensor = torch.ops.inception_fused.module(
-        x, *take_apart(parameters), list(plan.code), backend, winograd
+        x, *take_apart(parameters), list(plan.code), backend, winograd, list(scales)
     )
     return result
 
@@ -129,6 +136,11 @@ def _route(
     return found
 
 
+@lru_cache(maxsize=256)
+def _int8(numbers: tuple[float, ...]) -> Backend:
+    return int8([Scale(s, int(z)) for s, z in zip(numbers[::2], numbers[1::2], strict=True)])
+
+
 @torch.library.impl("inception_fused::module", "default")
 def _module(
     x: Tensor,
@@ -138,10 +150,13 @@ def _module(
     plan: list[int],
     backend: str,
     winograd: bool,
+    scales: list[float],
 ) -> Tensor:
     code = tuple(plan)
     decoded = _plan(code)
     taken, tuning = _route(code, backend, winograd, x)
+    if scales:
+        taken, tuning = _int8(tuple(scales)), ()
     if sharded() or any(t.is_inference() for t in tensors):  # changes cannot be seen
         packed = taken.pack(decoded, *_fold(tensors, present, eps, x.dtype), tuning)
         return taken.run(decoded, x, packed)

@@ -76,11 +76,14 @@ def cpu_pack_size(
     """Elements of the dtype in a CPU pack: ``pack_layout`` of ``csrc/cpu/pack.cpp``."""
     in_four_bytes = 4 // dtype.itemsize
     total = -(-len(plan.steps) // _GROUP) * _GROUP
+    int8 = dtype is torch.int8
+    if int8:
+        total += -(-2 * len(plan.buffers) // _GROUP) * _GROUP
     for step, tile in zip(plan.steps, tuning or [0] * len(plan.steps), strict=True):
         if step.kind.has_weight:
             columns = sum(-(-d.slice.channels // _GROUP) * _GROUP for d in step.dst)
             taps, depth = cpu_taps(step, tile)
-            total += columns * (1 + taps * -(-depth // in_four_bytes))
+            total += columns * (1 + int8 + taps * -(-depth // in_four_bytes))
     return total * in_four_bytes
 
 
@@ -124,9 +127,20 @@ def _register_fakes() -> None:
             return first.new_empty(cuda.pack_elements(decoded, first.dtype, tf32))
         return first.new_empty(cpu_pack_size(decoded, [int(i) for i in tuning], first.dtype))
 
+    def pack_int8(
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        plan: Sequence[int],
+        scales: Sequence[float],
+    ) -> Tensor:
+        decoded = Plan.decode([int(i) for i in plan])
+        size = cpu_pack_size(decoded, dtype=torch.int8)
+        return torch.empty(size, dtype=torch.int8, device=weights[0].device)
+
     torch.library.register_fake("inception_fused::run", run)
     torch.library.register_fake("inception_fused::run.out", run_out)
     torch.library.register_fake("inception_fused::pack", pack)
+    torch.library.register_fake("inception_fused::pack_int8", pack_int8)
 
 
 if NOT_LOADED is None:

@@ -181,6 +181,10 @@ def _tune(
     contest: dict[Site, list[Candidate]] = {}
     keys: dict[Site, str] = {}
     for site in sites:
+        if site.fusion.int8 is not None:
+            reason = "it computes in int8, which is not tuned"
+            found[site] = Tuned(site.name, str(site), None, False, reason)
+            continue
         who = candidates(site.fusion, site.x, settled.get(site))
         keys[site] = key_of_figures(site, who)
         figures = known.get(keys[site])

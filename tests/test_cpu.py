@@ -149,7 +149,9 @@ def test_wrong_instruction_set_is_refused():
         check=False,
     )
     assert done.returncode
-    assert "INCEPTION_FUSED_ISA must be base, avx2, avx512, avx512_vnni or avx512_bf16" in done.stderr
+    assert (
+        "INCEPTION_FUSED_ISA must be base, avx2, avx512, avx512_vnni or avx512_bf16" in done.stderr
+    )
 
 
 def test_average_pool():
