@@ -11,7 +11,6 @@ from torch import Tensor
 
 from . import cuda, ops, reference
 from .plan import Plan
-from .quantise import Scale
 from .triton_kernels import check as triton_check
 from .triton_kernels import operator as triton_operator
 from .tuning import cpu_describe, cpu_options, cpu_tuning
@@ -185,13 +184,12 @@ TABLE: tuple[Backend, ...] = (
 """Every back end, the preferred first."""
 
 
-def int8(scales: Sequence[Scale]) -> Backend:
+def int8(scales: tuple[float, ...]) -> Backend:
     """The CPU's back end in int8, for float32 inputs.
 
     Args:
-        scales: of the buffers of the plan that it will run.
+        scales: of the plan that it will run, as of the operator ``pack_int8``.
     """
-    numbers = tuple(float(n) for s in scales for n in (s.scale, s.zero))
 
     def why_not(plan: Plan, x: Tensor) -> str | None:
         return None if x.dtype is torch.float32 else f"x is {x.dtype}, int8 is for float32"
@@ -199,11 +197,11 @@ def int8(scales: Sequence[Scale]) -> Backend:
     def pack(
         plan: Plan, weights: Sequence[Tensor], biases: Sequence[Tensor], tuning: Tuning = ()
     ) -> list[Tensor]:
-        arguments = (list(weights), list(biases), plan.code, numbers)
+        arguments = (list(weights), list(biases), plan.code, scales)
         return [torch.ops.inception_fused.pack_int8(*arguments)]
 
     return Backend(
-        "cpu int8", "cpu", lambda: ops.NOT_LOADED, why_not, pack, _run, settings=lambda x: numbers
+        "cpu int8", "cpu", lambda: ops.NOT_LOADED, why_not, pack, _run, settings=lambda x: scales
     )
 
 

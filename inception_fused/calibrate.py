@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import ops, reference
 from .backends import int8
 from .fusion import Fusion, Int8
-from .quantise import Accuracy, Ranges
+from .quantise import Accuracy, Ranges, flat
 from .trace import all_modules, evaluating
 
 
@@ -72,8 +72,10 @@ def calibrate(model: nn.Module, fusions: Sequence[Fusion], examples: Sequence[Te
         reasons = "".join(f"\n  {reason}" for reason in dict.fromkeys(refused.values()))
         raise ValueError(f"int8: no example reaches a module that is fused{reasons}")
     for fusion in fusions:
-        fusion.int8 = Int8(None, refused.get(id(fusion), "no example reached it"))
-    chosen = {id(f): int8(ranges[id(f)].scales()) for f in reached}
+        reason = refused.get(id(fusion), "no example reached it")
+        fusion.int8 = Int8(None, reason=reason)
+    scales = {id(f): flat(ranges[id(f)].scales()) for f in reached}
+    chosen = {id(f): int8(scales[id(f)]) for f in reached}
     accuracies = {id(f): Accuracy() for f in reached}
 
     def compare(fusion: Fusion, x: Tensor) -> None:
@@ -88,7 +90,8 @@ def calibrate(model: nn.Module, fusions: Sequence[Fusion], examples: Sequence[Te
 
     _visit(model, reached, examples, compare)
     for fusion in reached:
-        fusion.int8 = Int8(chosen[id(fusion)], "", accuracies[id(fusion)])
+        found = id(fusion)
+        fusion.int8 = Int8(chosen[found], scales[found], accuracy=accuracies[found])
         fusion.drop()
 
 

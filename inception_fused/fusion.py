@@ -42,11 +42,13 @@ class Int8:
 
     Attributes:
         backend: what runs it; None if nothing can.
+        scales: scale and zero of each buffer of the plan, as the backend has them.
         reason: why nothing can; "" if something does.
         accuracy: what was found on the examples.
     """
 
     backend: Backend | None
+    scales: tuple[float, ...] = ()
     reason: str = ""
     accuracy: Accuracy | None = None
 
@@ -191,8 +193,9 @@ class Fusion:
             x = x.to(torch.get_autocast_dtype(x.device.type))
         if self.int8 is not None:
             route = self._in_int8(route, self.int8, x, _wants_gradients(x, watch.tensors))
-            assert route.backend is not None
-        y = self._run(route, route.backend, x, watch.tensors)
+        backend = route.backend
+        assert backend is not None
+        y = self._run(route, backend, x, watch.tensors)
         return y.flatten(1) if self.match.flat else y
 
     def leave(self, reason: str) -> None:
@@ -253,9 +256,8 @@ class Fusion:
             reason = refused
         else:
             return Route(int8.backend, route.reason)
-        return replace(
-            route, reason="; ".join(r for r in (route.reason, f"not in int8: {reason}") if r)
-        )
+        reasons = filter(None, (route.reason, f"not in int8: {reason}"))
+        return replace(route, reason="; ".join(reasons))
 
     def _why_not(self, x: Tensor, autocast: bool) -> str | None:
         """Why no plan can run for such an x; None if one may."""
@@ -352,7 +354,7 @@ class Fusion:
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and not needs_grad:
             parameters = [parameters_of(s) for s in self.sources]
             options = self.options
-            scales = backend.settings(x) if self.int8 and backend is self.int8.backend else ()
+            scales = self.int8.scales if self.int8 and backend is self.int8.backend else ()
             y = graph.call(x, parameters, self.plan, options.backend, options.winograd, scales)
             return y.flatten(1) if self.match.flat else y
         weights, biases = self.folded(x.dtype)

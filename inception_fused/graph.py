@@ -18,7 +18,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 from . import reference, weights
 from .backends import Backend, Tuning, choose, int8
 from .plan import Plan
-from .quantise import Scale
 from .watch import sharded
 
 Parameters = tuple[Tensor, Tensor | None, weights.Norm | None]
@@ -136,11 +135,6 @@ def _route(
     return found
 
 
-@lru_cache(maxsize=256)
-def _int8(numbers: tuple[float, ...]) -> Backend:
-    return int8([Scale(s, int(z)) for s, z in zip(numbers[::2], numbers[1::2], strict=True)])
-
-
 @torch.library.impl("inception_fused::module", "default")
 def _module(
     x: Tensor,
@@ -156,7 +150,7 @@ def _module(
     decoded = _plan(code)
     taken, tuning = _route(code, backend, winograd, x)
     if scales:
-        taken, tuning = _int8(tuple(scales)), ()
+        taken, tuning = int8(tuple(scales)), ()
     if sharded() or any(t.is_inference() for t in tensors):  # changes cannot be seen
         packed = taken.pack(decoded, *_fold(tensors, present, eps, x.dtype), tuning)
         return taken.run(decoded, x, packed)

@@ -28,6 +28,8 @@ def match_network(trace: Trace) -> Match:
         raise Refused("a batch norm uses the statistics of the batch")
     if not any(isinstance(item, Fork) for item in items):
         raise Refused("it concatenates nothing")
+    if len(items) == 1:
+        raise Refused("it has nothing around its one Inception module")
     spec = Spec(trace.input.shape[1], (items,))
     return Match(spec, tuple(sources), flat=len(trace.output.shape) == 2)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -38,6 +38,11 @@ class Scale:
         scale = min(max((high - low) / 255, _LEAST), _MOST)
         scale = struct.unpack("f", struct.pack("f", scale))[0]
         return cls(scale, min(255, round(-low / scale)))
+
+
+def flat(scales: Iterable[Scale]) -> tuple[float, ...]:
+    """The scales as the operator ``pack_int8`` takes them."""
+    return tuple(float(n) for s in scales for n in (s.scale, s.zero))
 
 
 class Ranges:

@@ -70,9 +70,8 @@ def test_the_result_is_that_of_the_integers() -> None:
     fusion = fusion_of(fused)
     assert fusion is not None
     assert fusion.int8 is not None
-    assert fusion.int8.backend is not None
-    numbers = fusion.int8.backend.settings(x)
-    scales = [Scale(s, int(z)) for s, z in zip(numbers[::2], numbers[1::2], strict=True)]  # type: ignore[index]
+    numbers = fusion.int8.scales
+    scales = [Scale(s, int(z)) for s, z in zip(numbers[::2], numbers[1::2], strict=True)]
     expected = quantised.run(fusion.plan, x, *fusion.folded(x.dtype), scales)
     assert torch.equal(run(fused, x), expected)
 
@@ -217,7 +216,6 @@ def test_it_is_not_tuned() -> None:
         ([], ValueError, "int8 must hold at least one example input"),
         (images(0), ValueError, "int8 must hold at least one example input"),
         (images(2) * float("nan"), ValueError, "int8 of Inception: the input of its plan has"),
-        (images(2) * 1e38, ValueError, "int8 of Inception: buffer . of its plan has values"),
     ],
 )
 def test_examples_that_cannot_be_are_refused(
