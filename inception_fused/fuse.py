@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from . import calibrate
 from .examine import Found
 from .find import find
 from .fusion import Fusion, Options, fusion_of, network_of
@@ -21,9 +21,11 @@ from .module import (
     swap_outlined,
     unswap,
 )
-from .quantise import Accuracy
 from .route import Timing
 from .trace import all_modules
+
+if TYPE_CHECKING:
+    from .quantise import Accuracy
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,11 @@ def fuse(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    examples = None if int8 is None else calibrate.check(int8, backend)
+    examples = None
+    if int8 is not None:
+        from . import calibrate  # takes a millisecond, and few need it
+
+        examples = calibrate.check(int8, backend)
     for module in all_modules(model):
         if isinstance(module, Fused) and changed(module):
             unswap(module)

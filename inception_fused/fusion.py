@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from .lower import lower
 from .match import Match
 from .modes import Modes
 from .plan import OUT
-from .quantise import Accuracy
 from .route import Key, Route, Timing, autocasts, key_of
 from .spec import convolves
 from .trace import FUSION, NETWORK, all_modules
 from .watch import Watch, sharded
+
+if TYPE_CHECKING:
+    from .quantise import Accuracy
 
 _REMEMBERED = 64  # shapes of x whose back end is kept
 
