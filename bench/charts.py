@@ -33,6 +33,7 @@ WIDTH = 5.4
 COLOURS = {
     "fused": "#d1495b",
     "fused_triton": "#e07a5f",
+    "fused_int8": "#f2a3a8",
     "fused_compile": "#e8899a",
     "fused_graph": "#b5305f",
     "eager": "#8d99ae",

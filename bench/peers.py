@@ -100,6 +100,7 @@ PEERS: dict[str, Peer] = {
         devices=_GPU,
     ),
     "fused_compile": Peer("fused + compile", stock.fused_compiled),
+    "fused_int8": Peer("fused int8", stock.fused_int8, devices=_CPU, dtypes=_F32, computes="int8"),
     "fused_graph": Peer("fused + CUDA graph", stock.fused_graph, devices=_GPU),
     "eager": Peer("eager NCHW", stock.eager, "nchw"),
     "channels_last": Peer("eager channels_last", stock.eager, "channels_last"),

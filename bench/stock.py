@@ -32,6 +32,11 @@ def fused_compiled(model: nn.Module, x: Tensor, threads: int) -> Run:
     return compiled(_fuse(model, x), x, threads)
 
 
+def fused_int8(model: nn.Module, x: Tensor, threads: int) -> Run:
+    """With the input itself as the examples, which is as near to float32 as int8 gets."""
+    return eager(_fuse(model, x, int8=x), x, threads)
+
+
 def fused_graph(model: nn.Module, x: Tensor, threads: int) -> Run:
     return graph(_fuse(model, x), x, threads)
 
@@ -71,8 +76,10 @@ def graph(model: nn.Module, x: Tensor, threads: int) -> Run:
     return run
 
 
-def _fuse(model: nn.Module, x: Tensor, backend: str = "auto") -> nn.Module:
-    model = inception_fused.fuse(model, backend=backend)
+def _fuse(
+    model: nn.Module, x: Tensor, backend: str = "auto", int8: Tensor | None = None
+) -> nn.Module:
+    model = inception_fused.fuse(model, backend=backend, int8=int8)
     model(x)
     taken = [fusion for m in model.modules() if (fusion := fusion_of(m)) is not None]
     if not taken:

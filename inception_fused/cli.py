@@ -73,8 +73,8 @@ def bench(
     peers: Annotated[
         str,
         typer.Option(
-            help="Of fused_triton, fused_compile, fused_graph, eager, channels_last, folded, "
-            "compile, compile_overhead, compile_autotune, graph, onnxruntime, openvino, "
+            help="Of fused_triton, fused_int8, fused_compile, fused_graph, eager, channels_last, "
+            "folded, compile, compile_overhead, compile_autotune, graph, onnxruntime, openvino, "
             "openvino_bf16, ncnn, tensorrt, torch_tensorrt, or all. "
             "[default: eager,channels_last,compile; modules: without compile]"
         ),
