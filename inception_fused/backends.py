@@ -101,17 +101,15 @@ def _cpu_why_not(plan: Plan, x: Tensor) -> str | None:
 
 
 def _cpu_tuning(plan: Plan, x: Tensor) -> Tuning:
-    if x.dtype is not torch.float32:
-        return ()  # the transforms of Winograd's filtering would round too much
     # A size that torch.compile keeps open must not decide: the graph would hold for one size only.
     batch, _, height, width = (n if isinstance(n, int) else None for n in x.shape)
     if height is None or width is None:
         return ()
-    return cpu_tuning(plan, batch or 1, height, width)
+    return cpu_tuning(plan, batch or 1, height, width, half=x.dtype is torch.bfloat16)
 
 
 def _cpu_options(plan: Plan, x: Tensor) -> tuple[Tuning, ...]:
-    return cpu_options(plan) if x.dtype is torch.float32 else ()
+    return cpu_options(plan)
 
 
 def _reference_why_not(plan: Plan, x: Tensor) -> str | None:

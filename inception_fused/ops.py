@@ -83,7 +83,9 @@ def cpu_pack_size(
         if step.kind.has_weight:
             columns = sum(-(-d.slice.channels // _GROUP) * _GROUP for d in step.dst)
             taps, depth = cpu_taps(step, tile)
-            total += columns * (1 + int8 + taps * -(-depth // in_four_bytes))
+            if not tile:  # a tile's products are float32
+                depth = -(-depth // in_four_bytes)
+            total += columns * (1 + int8 + taps * depth)
     return total * in_four_bytes
 
 

@@ -22,19 +22,23 @@ _MOST_PHASES = 16  # channels of all phases together: one group of the kernels
 _PER_WEIGHT = 8.0  # to fetch one, once per call
 _PER_INPUT = 6.0  # to transform one value of an input tile
 _PER_OUTPUT = 4.0  # and one product
+_HALF = 0.55  # of a product in bfloat16
 
 
-def cpu_tuning(plan: Plan, batch: int, height: int, width: int) -> tuple[int, ...]:
+def cpu_tuning(
+    plan: Plan, batch: int, height: int, width: int, half: bool = False
+) -> tuple[int, ...]:
     """Per step the edge of Winograd's output tile, 0 for direct convolution.
 
     The choice depends on the shape of the input alone, not on the machine or its threads.
 
     Args:
         batch, height, width: of the plan's input, in images and pixels.
+        half: bfloat16, whose tiles are float32: direct convolution takes about half the time.
     """
     sizes = plan.sizes(height, width)
     return tuple(
-        _choose(step, _tiles(plan, step), batch, *sizes[step.dst[0].slice.buffer])
+        _choose(step, _tiles(plan, step), batch, *sizes[step.dst[0].slice.buffer], half)
         for step in plan.steps
     )
 
@@ -86,13 +90,16 @@ def _tiles(plan: Plan, step: Step) -> tuple[int, ...]:
     return _TILES.get(key, ())
 
 
-def _choose(step: Step, possible: tuple[int, ...], batch: int, height: int, width: int) -> int:
+def _choose(
+    step: Step, possible: tuple[int, ...], batch: int, height: int, width: int, half: bool
+) -> int:
     outputs = step.out_channels
 
     def cost(tile: int) -> float:
         products, inputs = cpu_taps(step, tile)
         if tile == 0:
-            return (batch * height * width + _PER_WEIGHT) * products * inputs * outputs
+            direct = (batch * height * width + _PER_WEIGHT) * products * inputs * outputs
+            return direct * (_HALF if half else 1.0)
         tiles = batch * -(-height // tile) * -(-width // tile)
         transforms = tiles * (_PER_INPUT * inputs + _PER_OUTPUT * outputs)
         return products * ((tiles + _PER_WEIGHT) * inputs * outputs + transforms)

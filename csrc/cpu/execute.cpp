@@ -117,9 +117,7 @@ void run_product(const Program& program, const Task& task, const Operands<T>& op
 template <typename T>
 void run_load(const Program& program, const Task& task, const Operands<T>& operands) {
   const Place& to = program.places[kIn];
-  if constexpr (std::is_same_v<T, float>) {
-    if (to.phases) return load_phases(program, task, operands);
-  }
+  if (to.phases) return load_phases(program, task, operands);
   const Strided& x = operands.x;
   T* dst = base_of(program, kIn, operands);
   for (int64_t i = task.first; i < task.last; ++i) {
@@ -208,7 +206,7 @@ void execute(const Program& program, const Task& task, const Operands<T>& operan
           return run_pool(program, task, operands);
         }
       }
-      if constexpr (std::is_same_v<T, float>) {
+      if constexpr (!kInt8) {
         if (program.layout.steps[task.step].tile) return run_winograd(program, task, operands);
       }
       return run_product(program, task, operands);

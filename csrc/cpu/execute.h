@@ -84,10 +84,12 @@ void run_pool(const Program& program, const Task& task, const Operands<T>& opera
 void run_pool_int8(const Program& program, const Task& task, const Operands<uint8_t>& operands);
 
 // Rows [first, last) of the phases of x into scratch.
-void load_phases(const Program& program, const Task& task, const Operands<float>& operands);
+template <typename T>
+void load_phases(const Program& program, const Task& task, const Operands<T>& operands);
 
 // A convolution's task, by Winograd's algorithm.
-void run_winograd(const Program& program, const Task& task, const Operands<float>& operands);
+template <typename T>
+void run_winograd(const Program& program, const Task& task, const Operands<T>& operands);
 
 template <typename T>
 void execute(const Program& program, const Task& task, const Operands<T>& operands);

@@ -21,11 +21,12 @@ Algorithm algorithm_of(const Step& step, int64_t tile) {
 }
 
 // The pixels of one input tile; outside the image they are zeros.
-void find_pixels(Size padding, int64_t tile, int points, const Place& from, const float* src,
-                 const float* zeros, const Cursor& at, const float** pixel) {
+template <typename T>
+void find_pixels(Size padding, int64_t tile, int points, const Place& from, const T* src,
+                 const T* zeros, const Cursor& at, const T** pixel) {
   const int64_t top = at.y * tile - padding.height, left = at.x * tile - padding.width;
   for (int64_t y = top; y < top + points; ++y) {
-    const float* row = src + from.image(at.image) + y * from.row;
+    const T* row = src + from.image(at.image) + y * from.row;
     const bool outside = y < 0 || y >= from.size.height;
     for (int64_t x = left; x < left + points; ++x) {
       const bool inside = !outside && x >= 0 && x < from.size.width;
@@ -64,7 +65,8 @@ void multiply(const Program& program, const StepInfo& info, int64_t depth, const
 
 }  // namespace
 
-void load_phases(const Program& program, const Task& task, const Operands<float>& operands) {
+template <typename T>
+void load_phases(const Program& program, const Task& task, const Operands<T>& operands) {
   const Place& to = program.places[kIn];
   const Strided& x = operands.x;
   const Window& window =
@@ -72,13 +74,12 @@ void load_phases(const Program& program, const Task& task, const Operands<float>
         return step.src.buffer == kIn;
       })->window;
   const auto [y_stride, x_stride] = window.stride;
-  float* dst = base_of(program, kIn, operands);
+  T* dst = base_of(program, kIn, operands);
   for (int64_t i = task.first; i < task.last; ++i) {
     const int64_t image = i / to.size.height;
-    float* row = dst + to.image(image) + i % to.size.height * to.row;
-    std::fill_n(row, to.row, 0.0f);
-    const float* src =
-        static_cast<const float*>(x.data) + (operands.first_image + image) * x.stride[0];
+    T* row = dst + to.image(image) + i % to.size.height * to.row;
+    std::fill_n(row, to.row, T{});
+    const T* src = static_cast<const T*>(x.data) + (operands.first_image + image) * x.stride[0];
     for (int64_t phase = 0; phase < y_stride * x_stride; ++phase, row += x.size[1]) {
       const int64_t y = i % to.size.height * y_stride + phase / x_stride - window.padding.height;
       if (y < 0 || y >= x.size[2]) continue;
@@ -87,7 +88,7 @@ void load_phases(const Program& program, const Task& task, const Operands<float>
       const int64_t first = left < 0 ? (-left + x_stride - 1) / x_stride : 0;
       const int64_t last = std::min(to.size.width, (x.size[3] - left + x_stride - 1) / x_stride);
       for (int64_t c = 0; c < x.size[1]; ++c) {
-        const float* from = src + c * x.stride[1] + y * x.stride[2] + left * x.stride[3];
+        const T* from = src + c * x.stride[1] + y * x.stride[2] + left * x.stride[3];
         for (int64_t j = first; j < last; ++j) {
           row[j * to.pixel + c] = from[j * x_stride * x.stride[3]];
         }
@@ -96,17 +97,19 @@ void load_phases(const Program& program, const Task& task, const Operands<float>
   }
 }
 
-void run_winograd(const Program& program, const Task& task, const Operands<float>& operands) {
+template <typename T>
+void run_winograd(const Program& program, const Task& task, const Operands<T>& operands) {
   const Step& step = program.plan.steps[task.step];
   const StepPack& pack = program.layout.steps[task.step];
   const StepInfo& info = program.steps[task.step];
-  const Winograd& kernel = program.kernels.winograd[algorithm_of(step, pack.tile)];
+  const Winograd<T>& kernel = program.kernels.of<T>().winograd[algorithm_of(step, pack.tile)];
   const Place& from = program.places[step.src.buffer];
   const Place& to = program.places[info.targets[0]];
-  const float* src = base_of(program, step.src.buffer, operands) + step.src.offset;
-  float* v = operands.own + program.own.pooled;
-  float* m = v + program.own.v;
-  const float* zeros = m + program.own.m;
+  const T* src = base_of(program, step.src.buffer, operands) + step.src.offset;
+  T* own = operands.own + program.own.pooled;
+  auto* v = reinterpret_cast<float*>(own);
+  auto* m = reinterpret_cast<float*>(own + program.own.v);
+  const T* zeros = own + program.own.v + program.own.m;
 
   // Phases have zeros behind their channels.
   const int64_t channels = from.phases ? from.pixel : step.src.channels;
@@ -121,7 +124,7 @@ void run_winograd(const Program& program, const Task& task, const Operands<float
     if (*operands.transformed != wanted) {
       Cursor at(info.tiles, first);
       for (int64_t t = 0; t < tiles; ++t, at.next()) {
-        const float* pixel[kMaxPoints * kMaxPoints];
+        const T* pixel[kMaxPoints * kMaxPoints];
         find_pixels(padding, pack.tile, kernel.points, from, src, zeros, at, pixel);
         kernel.input(pixel, channels, v + t * info.v_pitch, v_plane(info));
       }
@@ -131,7 +134,7 @@ void run_winograd(const Program& program, const Task& task, const Operands<float
       const Panel& panel = pack.panels[p];
       multiply(program, info, pack.depth, panel, pack.taps, tiles, v, operands.pack + panel.offset,
                m);
-      Column<float> columns[kMaxGroups];
+      Column<T> columns[kMaxGroups];
       const int64_t* const no_rows = nullptr;
       find_columns(program, task.step, panel, operands, &no_rows, columns);
       for (int g = 0; g < panel.groups; ++g) {
@@ -149,5 +152,10 @@ void run_winograd(const Program& program, const Task& task, const Operands<float
     }
   }
 }
+
+template void load_phases(const Program&, const Task&, const Operands<float>&);
+template void load_phases(const Program&, const Task&, const Operands<BFloat16>&);
+template void run_winograd(const Program&, const Task&, const Operands<float>&);
+template void run_winograd(const Program&, const Task&, const Operands<BFloat16>&);
 
 }  // namespace inception_fused::cpu

@@ -29,6 +29,7 @@ static constexpr int rows_of(int groups) {
 #include "response.inl"
 #include "spin.inl"
 #include "transpose.inl"
+#include "winograd.inl"
 
 #include "typed.inl"
 

@@ -80,17 +80,18 @@ struct Tile {
   int groups;  // 1 to kMaxGroups
 };
 
-// The transforms of one of Winograd's algorithms; winograd.h.
+// The transforms of one of Winograd's algorithms, in float32; winograd.h.
+template <typename T>
 struct Winograd {
   int points;  // edge of the input tile, in pixels
   // All channels of the input tile whose pixels are at pixel[0], pixel[1], ... row by row; to
   // v[p * plane + c] for each of the points^2 products p. Writes whole vectors: up to 15 floats
   // beyond the last channel.
-  void (*input)(const float* const* pixel, int64_t channels, float* v, int64_t plane);
+  void (*input)(const T* const* pixel, int64_t channels, float* v, int64_t plane);
   // Up to 16 columns of the products m[p * plane + c]: the first rows x columns pixels of the
   // output tile at dst, with bias and, if asked for, ReLU. Writes the first `lanes` columns alone.
-  void (*output)(const float* m, int64_t plane, const float* bias, bool relu, float* dst,
-                 int64_t row, int64_t pixel, int rows, int columns, int lanes);
+  void (*output)(const float* m, int64_t plane, const float* bias, bool relu, T* dst, int64_t row,
+                 int64_t pixel, int rows, int columns, int lanes);
 };
 
 enum Algorithm { kF2x2_3x3, kF4x4_3x3, kF2x2_5x5, kF3x3_4x4, kAlgorithms };
@@ -116,6 +117,7 @@ struct KernelsOf {
                     int64_t dst_stride);
   // Multiply-adds in registers, nothing else: floating-point operations done, for the peak.
   int64_t (*spin)(int64_t iterations);
+  Winograd<T> winograd[kAlgorithms];
 };
 
 // What a uint8 number becomes in another buffer: factor * (number - from_zero), float32 if `wide`,
@@ -151,7 +153,6 @@ struct Kernels {
   KernelsOf<float> float32;
   KernelsOf<BFloat16> bfloat16;
   KernelsOf<uint8_t> int8;
-  Winograd winograd[kAlgorithms];  // of float32
 
   template <typename T>
   const KernelsOf<T>& of() const {

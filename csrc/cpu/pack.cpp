@@ -52,10 +52,13 @@ void pack_convolution(const Step& step, const StepPack& pack, int64_t channels, 
     float* column = dst + panel->offset + (group - panel->first_group) * kGroup + o % kGroup;
     for (int64_t k = 0; k < depth; ++k) {
       const T* weight = weights + (o * depth + k) * step.window.taps();
-      if constexpr (std::is_same_v<T, float>) {
+      if constexpr (!std::is_same_v<T, int8_t>) {
         if (transform) {
+          float filter[kMaxKernel * kMaxKernel];
+          std::transform(weight, weight + step.window.taps(), filter,
+                         [](T value) { return value_of(value); });
           for (int64_t phase = 0; phase * depth < pack.depth; ++phase) {
-            (*transform)(weight, phase, column + (phase * depth + k) * pitch, pack.depth * pitch);
+            (*transform)(filter, phase, column + (phase * depth + k) * pitch, pack.depth * pitch);
           }
           continue;
         }
@@ -99,8 +102,7 @@ PackLayout pack_layout(const Plan& plan, Precision precision, std::span<const in
     const Step& step = plan.steps[i];
     StepPack pack;
     pack.tile = tiles.empty() ? 0 : tiles[i];
-    if (pack.tile != 0 &&
-        (precision != Precision::kFloat32 || !has_winograd(plan, step, pack.tile))) {
+    if (pack.tile != 0 && (precision == Precision::kInt8 || !has_winograd(plan, step, pack.tile))) {
       throw std::invalid_argument("tuning: step " + std::to_string(i) +
                                   " cannot be computed in Winograd tiles of edge " +
                                   std::to_string(pack.tile));
@@ -150,7 +152,7 @@ PackLayout read_layout(const Plan& plan, Precision precision, const float* pack,
       throw std::invalid_argument(kWrong);
     tiles.push_back(static_cast<int64_t>(tile));
     if (tiles[i] != 0 &&
-        (precision != Precision::kFloat32 || !has_winograd(plan, plan.steps[i], tiles[i]))) {
+        (precision == Precision::kInt8 || !has_winograd(plan, plan.steps[i], tiles[i]))) {
       throw std::invalid_argument(kWrong);
     }
   }

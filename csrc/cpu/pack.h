@@ -10,8 +10,8 @@
 // first in the lower half, and depth is half as many, rounded up; the last may be half zero. Of
 // int8 it is those of four, the first in the lowest byte, and the bias is int32 (quantise.h).
 //
-// With Winograd the taps are the products of one tile (winograd.h). The layout does not depend on
-// the instruction set, so a pack made on one machine serves on another.
+// With Winograd the taps are the products of one tile (winograd.h), float32 in any case. The layout
+// does not depend on the instruction set, so a pack made on one machine serves on another.
 #pragma once
 
 #include <cstdint>

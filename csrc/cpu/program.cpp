@@ -170,8 +170,9 @@ Program::Program(const Plan& plan_, const PackLayout& layout_, const Kernels& ke
           std::max(own.pooled, floats * int64_t{sizeof(float)} / bytes_of(layout.precision));
     }
     if (pack.tile) {
-      own.v = std::max(own.v, pack.taps * v_plane(info));
-      own.m = std::max(own.m, pack.taps * m_plane(info.chunk, kMaxGroups));
+      const int64_t in_float = int64_t{sizeof(float)} / bytes_of(layout.precision);
+      own.v = std::max(own.v, in_float * pack.taps * v_plane(info));
+      own.m = std::max(own.m, in_float * pack.taps * m_plane(info.chunk, kMaxGroups));
       own.zeros = std::max(own.zeros, info.v_pitch);
     }
   }

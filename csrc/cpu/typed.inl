@@ -9,5 +9,9 @@ static constexpr KernelsOf<T> typed() {
           average_pool<T>,
           response<T>,
           transpose<T>,
-          spin<T>};
+          spin<T>,
+          {{4, winograd_input<T, 4>, winograd_output<T, 4, 2>},
+           {6, winograd_input<T, 6>, winograd_output<T, 6, 4>},
+           {6, winograd_input<T, 6>, winograd_output<T, 6, 2>},
+           {6, winograd_input<T, 6>, winograd_output<T, 6, 3>}}};
 }

@@ -18,6 +18,7 @@
 namespace inception_fused::cpu {
 
 inline constexpr int kMaxPoints = 6;
+inline constexpr int kMaxKernel = 7;
 
 // Whether a step can be computed in output tiles of this edge.
 bool has_winograd(const Plan& plan, const Step& step, int64_t tile);

@@ -45,8 +45,8 @@ static inline void output_transform(const Vector* m, Vector* y) {
   }
 }
 
-template <int P>
-static void winograd_input(const float* const* pixel, int64_t channels, float* v, int64_t plane) {
+template <typename T, int P>
+static void winograd_input(const T* const* pixel, int64_t channels, float* v, int64_t plane) {
   for (int64_t c = 0; c < channels; c += kLanes) {
     Vector half[P][P];
 #pragma GCC unroll 8
@@ -68,10 +68,9 @@ static void winograd_input(const float* const* pixel, int64_t channels, float* v
   }
 }
 
-template <int P, int M>
+template <typename T, int P, int M>
 static void winograd_output(const float* m, int64_t plane, const float* bias, bool with_relu,
-                            float* dst, int64_t row, int64_t pixel, int rows, int columns,
-                            int lanes) {
+                            T* dst, int64_t row, int64_t pixel, int rows, int columns, int lanes) {
   for (int i = 0; i < lanes; i += kLanes) {
     Vector half[M][P];
 #pragma GCC unroll 8

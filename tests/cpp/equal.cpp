@@ -173,7 +173,7 @@ const Problem::Pack& Problem::pack_of(int64_t tile) {
 }
 
 bool Problem::has_winograd(int64_t tile) const {
-  return precision_ == cpu::Precision::kFloat32 &&
+  return precision_ != cpu::Precision::kInt8 &&
          std::ranges::any_of(
              plan_.steps, [&](const Step& step) { return cpu::has_winograd(plan_, step, tile); });
 }

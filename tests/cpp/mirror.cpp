@@ -92,10 +92,10 @@ PYBIND11_MODULE(mirror, m) {
   m.def("activations", &activations);
 
   // The name of the kernels that a machine with these instruction sets would run.
-  m.def("pick", [](bool avx2, bool avx512, bool avx512_vnni, bool avx512_bf16,
-                   const std::string& limit) {
-    return std::string(cpu::pick({avx2, avx512, avx512_vnni, avx512_bf16}, limit).name);
-  });
+  m.def("pick",
+        [](bool avx2, bool avx512, bool avx512_vnni, bool avx512_bf16, const std::string& limit) {
+          return std::string(cpu::pick({avx2, avx512, avx512_vnni, avx512_bf16}, limit).name);
+        });
   m.def("capabilities", [] {
     const cpu::Capabilities machine = cpu::capabilities();
     return std::tuple{machine.avx2, machine.avx512, machine.avx512_vnni, machine.avx512_bf16};
