@@ -47,14 +47,17 @@ def program(sanitizer: str, few: bool) -> Path:
     """check.cpp built with "thread" or "address"; ``few``: only the tiles of FEW, in float16."""
     target = f"check_{sanitizer}{'_few' if few else ''}"
     defines = ("-DSIMT_FEW",) if few else ()
-    kernels = (*emulated.KERNELS, native.ROOT / "tests" / "simt" / "check.cpp")
-    sources = (*emulated.MACHINE, *kernels)
+    folder = native.ROOT / "tests" / "simt"
+    kernels = (*emulated.KERNELS, folder / "check.cpp")
+    sources = (*emulated.MACHINE, *kernels, folder / "expected.cpp")
+    own = {folder / "expected.cpp": ("-O3", "-fno-sanitize=all")}
     if sanitizer == "thread":  # the emulator is not instrumented: it says what threads access
         watch = ("-fsanitize=thread",)
-        flags: tuple[str, ...] = ("-O1", "-g", "-DSIMT_TSAN", *defines)
-        return native.build(target, sources, flags, dict.fromkeys(kernels, watch), watch)
+        own |= dict.fromkeys(kernels, watch) | dict.fromkeys(emulated.MACHINE, ("-O2",))
+        return native.build(target, sources, ("-O1", "-g", "-DSIMT_TSAN", *defines), own, watch)
+    own |= dict.fromkeys(emulated.MACHINE, ("-O2",))
     flags = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
-    return native.build(target, sources, (*flags, *defines))
+    return native.build(target, sources, (*flags, *defines), own)
 
 
 def check(

@@ -19,6 +19,7 @@
 #include "cuda/program.h"
 #include "cuda/simt.h"
 #include "emulated.h"
+#include "expected.h"
 #include "plan.h"
 
 namespace inception_fused::cuda {
@@ -80,55 +81,18 @@ void fill_small(Tensor& t, int one_in) {
   }
 }
 
-using Known = std::vector<std::vector<std::optional<double>>>;  // by buffer, then element
-
-// The value of a buffer at a pixel: the step that writes it, evaluated there.
-double reference(const Plan& plan, const Tensor& x, const std::vector<Tensor>& weights,
-                 const std::vector<Tensor>& biases, Known& known, int64_t buffer, int64_t n,
-                 int64_t c, int64_t h, int64_t w) {
-  const int64_t height = x.view.size[2], width = x.view.size[3];
-  if (h < 0 || h >= height || w < 0 || w >= width) return 0;
-  if (buffer == kIn) return x.get(x.offset(n, c, h, w));
-  std::optional<double>& value =
-      known[buffer][((n * plan.buffers[buffer] + c) * height + h) * width + w];
-  if (value) return *value;
-  for (const Step& step : plan.steps) {
-    for (const Destination& d : step.dst) {
-      if (d.slice.buffer != buffer || c < d.slice.offset || c >= d.slice.end()) continue;
-      const Tensor& weight = weights[d.weight];
-      const auto source = [&](int64_t k, int64_t y, int64_t z) {
-        const auto read = [&](int64_t yy, int64_t zz) {
-          return reference(plan, x, weights, biases, known, step.src.buffer, n, step.src.offset + k,
-                           yy, zz);
-        };
-        if (!step.pre) return read(y, z);
-        const Size pad = step.pre->window.padding;
-        const auto larger = [](double a, double b) { return a > b || std::isnan(a) ? a : b; };
-        double result = step.pre->kind == Kind::MAXPOOL ? -1e30 : 0;
-        for (int64_t yy = y - pad.height; yy <= y + pad.height; ++yy) {
-          for (int64_t zz = z - pad.width; zz <= z + pad.width; ++zz) {
-            if (yy < 0 || yy >= height || zz < 0 || zz >= width) continue;
-            result = step.pre->kind == Kind::MAXPOOL ? larger(result, read(yy, zz))
-                                                     : result + read(yy, zz);
-          }
-        }
-        return step.pre->kind == Kind::MAXPOOL ? result : result / step.pre->window.taps();
-      };
-      double sum = biases[d.weight].get(c - d.slice.offset);
-      for (int64_t k = 0; k < step.src.channels; ++k) {
-        for (int64_t i = 0; i < weight.view.size[2]; ++i) {
-          for (int64_t j = 0; j < weight.view.size[3]; ++j) {
-            const double factor = weight.get(weight.offset(c - d.slice.offset, k, i, j));
-            sum += factor *
-                   source(k, h + i - step.window.padding.height, w + j - step.window.padding.width);
-          }
-        }
+std::vector<double> values(const Tensor& t) {  // [size 0][size 1][size 2][size 3]
+  std::vector<double> result;
+  result.reserve(t.elements());
+  const int64_t* const size = t.view.size;
+  for (int64_t n = 0; n < size[0]; ++n) {
+    for (int64_t c = 0; c < size[1]; ++c) {
+      for (int64_t h = 0; h < size[2]; ++h) {
+        for (int64_t w = 0; w < size[3]; ++w) result.push_back(t.get(t.offset(n, c, h, w)));
       }
-      value = d.activation == Activation::RELU && sum < 0 ? 0 : sum;
-      return *value;
     }
   }
-  return std::nan("");  // no step writes it
+  return result;
 }
 
 int run(int argc, char** argv) {
@@ -170,23 +134,17 @@ int run(int argc, char** argv) {
   for (const auto& [primitive, file, line] : machine.sites) {
     std::printf("site %s %s %d\n", primitive.c_str(), file.c_str(), line);
   }
-  Known known;
-  for (int64_t channels : plan.buffers) {
-    known.emplace_back(batch * channels * height * width);
-  }
+  std::vector<std::vector<double>> weight_values, bias_values;
+  for (const Tensor& t : weights) weight_values.push_back(values(t));
+  for (const Tensor& t : biases) bias_values.push_back(values(t));
+  const Images want = expected(plan, {batch, plan.in_channels(), {height, width}, values(x)},
+                               weight_values, bias_values);
+  const std::vector<double> got = values(out);
   int64_t wrong = 0;
   double largest = 0;
-  for (int64_t n = 0; n < batch; ++n) {
-    for (int64_t c = 0; c < plan.out_channels(); ++c) {
-      for (int64_t h = 0; h < height; ++h) {
-        for (int64_t w = 0; w < width; ++w) {
-          const double want = reference(plan, x, weights, biases, known, kOut, n, c, h, w);
-          largest = std::max(largest, std::abs(want));
-          const double got = out.get(out.offset(n, c, h, w));
-          wrong += std::isnan(want) ? !std::isnan(got) : got != want;
-        }
-      }
-    }
+  for (size_t i = 0; i < got.size(); ++i) {
+    largest = std::max(largest, std::abs(want.value[i]));
+    wrong += std::isnan(want.value[i]) ? !std::isnan(got[i]) : got[i] != want.value[i];
   }
   std::printf("wrong %lld of %lld, largest value %g\n", static_cast<long long>(wrong),
               static_cast<long long>(out.elements()), largest);
