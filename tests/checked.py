@@ -69,15 +69,17 @@ def check(
     tile: str | None = "alone",
     precision: str = "float16",
     seed: int = 1,
+    times: int = 2,
     mutation: str = "none",
     site: Site = ("", "none", 0),
     sm: int = 90,
 ) -> Outcome:
     """Runs the plan on small integers; ``shape`` is (N, H, W), ``layout`` "nchw" or "nhwc".
 
-    ``tile`` is one of FEW, or None: what choose.h takes.
+    ``tile`` is one of FEW, or None: what choose.h takes. The plan runs ``times`` times; if once,
+    races between the threads of its packs are not looked for.
     """
-    numbers = (sm, -1 if tile is None else FEW[tile], seed, MUTATIONS.index(mutation))
+    numbers = (sm, -1 if tile is None else FEW[tile], seed, times, MUTATIONS.index(mutation))
     done = subprocess.run(
         [
             *(program(sanitizer, tile is not None), str(emulated.MATHS[precision]), layout),

@@ -1,9 +1,10 @@
-// An emulated plan, run twice, against a plain float64 reference, as a program of its own so that
+// An emulated plan against a plain float64 reference, as a program of its own so that
 // the sanitizers can watch it. Small integers as inputs: sums are exact, results must be equal bit
 // for bit. The first element of the input is NaN.
 //
-//   check MATH LAYOUT BATCH HEIGHT WIDTH SM SHAPE SEED MUTATION FILE LINE PLAN...
+//   check MATH LAYOUT BATCH HEIGHT WIDTH SM SHAPE SEED TIMES MUTATION FILE LINE PLAN...
 //
+// The plan runs TIMES times; if once, the threads of its packs are one to ThreadSanitizer.
 // Exit status: 0 equal, 2 wrong values, 3 a named error of the emulator. Prints the sites of all
 // primitives as "site PRIMITIVE FILE LINE".
 #include <cmath>
@@ -96,20 +97,21 @@ std::vector<double> values(const Tensor& t) {  // [size 0][size 1][size 2][size 
 }
 
 int run(int argc, char** argv) {
-  if (argc < 13) return 64;
+  if (argc < 14) return 64;
   const Math math = static_cast<Math>(std::atoi(argv[1]));
   const bool channels_last = std::strcmp(argv[2], "nhwc") == 0;
   const int64_t batch = std::atoi(argv[3]), height = std::atoi(argv[4]), width = std::atoi(argv[5]);
   const Architecture* const architecture = find_architecture(std::atoi(argv[6]));
   simt::Machine machine;
   machine.seed = static_cast<uint32_t>(std::atoi(argv[8]));
-  machine.mutation = static_cast<simt::Mutation>(std::atoi(argv[9]));
-  machine.mutated_file = argv[10];
-  machine.mutated_line = std::atoi(argv[11]);
+  machine.mutation = static_cast<simt::Mutation>(std::atoi(argv[10]));
+  machine.mutated_file = argv[11];
+  machine.mutated_line = std::atoi(argv[12]);
+  const int times = std::atoi(argv[9]);
   const std::optional<int> shape =
       std::atoi(argv[7]) < 0 ? std::nullopt : std::optional<int>(std::atoi(argv[7]));
   std::vector<int64_t> code;
-  for (int i = 12; i < argc; ++i) code.push_back(std::atoll(argv[i]));
+  for (int i = 13; i < argc; ++i) code.push_back(std::atoll(argv[i]));
   const Plan plan = decode(code);
 
   Tensor x(math, {batch, plan.in_channels(), height, width}, channels_last);
@@ -126,7 +128,8 @@ int run(int argc, char** argv) {
     views.push_back({weights.back().view, biases.back().view.data, 1});
   }
   try {
-    run_emulated(machine, plan, math, *architecture, x.view, views, out.view, shape, 2);
+    run_emulated(machine, plan, math, *architecture, x.view, views, out.view, shape, times,
+                 times == 1);
   } catch (const simt::Error& error) {
     std::printf("error %s\n", error.what());
     return 3;

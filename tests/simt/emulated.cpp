@@ -66,7 +66,7 @@ simt::Launch to_launch(const LaunchPlan& plan, Math math) {
 }
 
 void pack(simt::Machine& machine, const Plan& plan, const PackLayout& layout, Math math,
-          const std::vector<Weight>& weights, char* to) {
+          const std::vector<Weight>& weights, char* to, bool merged) {
   for (size_t i = 0; i < weights.size(); ++i) {
     PackTask task = pack_task(plan, layout, math, static_cast<int64_t>(i), to);
     task.weight = weights[i].weight.data;
@@ -74,6 +74,7 @@ void pack(simt::Machine& machine, const Plan& plan, const PackLayout& layout, Ma
     task.bias = weights[i].bias;
     task.bias_stride = weights[i].bias_stride;
     simt::Launch launch{pack_blocks(task, math), kPackThreads, 0, {}};
+    launch.merged = merged;
     with_math(math, [&]<class D>() { launch.kernel = [&task] { run_pack<D>(task); }; });
     machine.run({launch});
   }
@@ -84,10 +85,10 @@ void pack(simt::Machine& machine, const Plan& plan, const PackLayout& layout, Ma
 EmulatedRun run_emulated(simt::Machine& machine, const Plan& plan, Math math,
                          const Architecture& architecture, const Strided& x,
                          const std::vector<Weight>& weights, const Strided& out,
-                         std::optional<int> shape, int times) {
+                         std::optional<int> shape, int times, bool merged_packs) {
   const PackLayout layout = pack_layout(plan, math);
   const Memory packed = allocate(layout.bytes);
-  pack(machine, plan, layout, math, weights, packed.get());
+  pack(machine, plan, layout, math, weights, packed.get(), merged_packs);
   machine.counters = {};
   const int64_t pixels = x.size[0] * x.size[2] * x.size[3];
   const int64_t scratch = scratch_bytes(plan, math, pixels);

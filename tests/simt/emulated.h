@@ -22,10 +22,11 @@ struct EmulatedRun {
 };
 
 // Writes out, which must not overlap x. `shape` forces a tile where it fits; `times`: how often the
-// plan runs, each begun early, in the same scratch.
+// plan runs, each begun early, in the same scratch. `merged_packs`: see simt::Launch.
 EmulatedRun run_emulated(simt::Machine& machine, const Plan& plan, Math math,
                          const Architecture& architecture, const Strided& x,
                          const std::vector<Weight>& weights, const Strided& out,
-                         std::optional<int> shape = std::nullopt, int times = 1);
+                         std::optional<int> shape = std::nullopt, int times = 1,
+                         bool merged_packs = false);
 
 }  // namespace inception_fused::cuda

@@ -136,7 +136,7 @@ std::string deadlock(const Cluster& cluster) {
 
 void poison(Block& block) {
   constexpr int kRegions = 16;
-  block.shared = Mapped(block.launch->shared_bytes + (kRegions + 1) * kRedZone);
+  block.shared = Mapped(block.launch->shared_bytes + (kRegions + 1) * kRedZone, true);
   std::memset(block.shared.data(), 0xff, block.shared.bytes());  // NaN in every type
 #if defined(__SANITIZE_ADDRESS__)
   __asan_poison_memory_region(block.shared.data(), block.shared.bytes());
@@ -160,7 +160,7 @@ void start_block(Block& block, Cluster& cluster, const Launch& launch, int launc
     lane.block = &block;
     lane.thread = i;
     lane.copies = &block.copies[static_cast<size_t>(i) * kMaxCopies];
-    lane.fiber = std::make_unique<Fiber>(enter);
+    lane.fiber = std::make_unique<Fiber>(enter, launch.merged);
   }
   for (int i = launch.threads; i-- > 0;) cluster.ready.push_back(&block.lanes[i]);
 }

@@ -50,6 +50,11 @@ namespace simt {
 namespace {
 
 constexpr size_t kStackBytes = 128 * 1024;
+#if defined(SIMT_TSAN)
+constexpr bool kForgets = true;
+#else
+constexpr bool kForgets = false;
+#endif
 
 // Pages that are free again; a block takes hundreds of stacks.
 struct Free {
@@ -61,7 +66,7 @@ Fiber* running = nullptr;  // the fiber that it resumed
 
 }  // namespace
 
-Mapped::Mapped(size_t bytes) : bytes_(bytes) {
+Mapped::Mapped(size_t bytes, bool fresh) : bytes_(bytes), fresh_(fresh) {
   auto& pages = free_pages.by_size[bytes];
   if (!pages.empty()) {
     data_ = pages.back();
@@ -76,19 +81,20 @@ Mapped::Mapped(size_t bytes) : bytes_(bytes) {
 
 Mapped::~Mapped() {
   if (!data_) return;
-#if defined(SIMT_TSAN)
-  munmap(data_, bytes_);
-#else
-  free_pages.by_size[bytes_].push_back(data_);
-#endif
+  if (fresh_ && kForgets) {
+    munmap(data_, bytes_);
+  } else {
+    free_pages.by_size[bytes_].push_back(data_);
+  }
 }
 
 Mapped::Mapped(Mapped&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+    : data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_), fresh_(other.fresh_) {}
 
 Mapped& Mapped::operator=(Mapped&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(fresh_, other.fresh_);
   return *this;
 }
 
@@ -106,14 +112,14 @@ Fiber::Fiber() {
 #endif
 }
 
-Fiber::Fiber(void (*entry)()) : stack_(kStackBytes) {
+Fiber::Fiber(void (*entry)(), bool merged) : stack_(kStackBytes, !merged), merged_(merged) {
   bottom_ = stack_.data();
   size_ = kStackBytes;
 #if defined(__SANITIZE_ADDRESS__)
   __asan_unpoison_memory_region(stack_.data(), kStackBytes);
 #endif
 #if defined(SIMT_TSAN)
-  tsan_ = __tsan_create_fiber(0);
+  tsan_ = merged ? __tsan_get_current_fiber() : __tsan_create_fiber(0);
 #endif
   // Six registers and the return address; at `entry` the stack pointer is 8 modulo 16.
   void** frame = reinterpret_cast<void**>(stack_.data() + kStackBytes) - 8;
@@ -124,7 +130,7 @@ Fiber::Fiber(void (*entry)()) : stack_(kStackBytes) {
 
 Fiber::~Fiber() {
 #if defined(SIMT_TSAN)
-  if (stack_.data()) __tsan_destroy_fiber(tsan_);
+  if (!merged_) __tsan_destroy_fiber(tsan_);
 #endif
 }
 

@@ -6,12 +6,12 @@
 
 namespace simt {
 
-// Memory of its own pages. Under ThreadSanitizer it is never used twice without being unmapped in
-// between, so that what two blocks do at one address is no race.
+// Memory of its own pages, which are used again unless it is `fresh`: then ThreadSanitizer forgets
+// them, so that what two blocks do at one address is no race.
 class Mapped {
  public:
   Mapped() = default;
-  explicit Mapped(size_t bytes);
+  Mapped(size_t bytes, bool fresh);
   ~Mapped();
   Mapped(Mapped&& other) noexcept;
   Mapped& operator=(Mapped&& other) noexcept;
@@ -21,13 +21,15 @@ class Mapped {
  private:
   char* data_ = nullptr;
   size_t bytes_ = 0;
+  bool fresh_ = false;
 };
 
 // `entry` must never return: it ends by switching away for good.
 class Fiber {
  public:
-  explicit Fiber(void (*entry)());  // not yet running
-  Fiber();                          // the caller's own stack
+  // Not yet running. `merged`: to ThreadSanitizer it is the fiber that makes it.
+  Fiber(void (*entry)(), bool merged);
+  Fiber();  // the caller's own stack
   ~Fiber();
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
@@ -44,6 +46,7 @@ class Fiber {
   size_t size_ = 0;
   void* fake_stack_ = nullptr;
   void* tsan_ = nullptr;
+  bool merged_ = true;
 };
 
 }  // namespace simt
