@@ -57,16 +57,22 @@ def test_clean(sanitizer, run):
 @pytest.mark.parametrize("name", GOOGLENET)
 def test_paper_modules_are_clean(name, precision, sanitizer):
     size = GOOGLENET_SIZE[name]
-    for seed, layout in enumerate(LAYOUTS):
-        outcome = check(
+
+    def run(seed):
+        return check(
             sanitizer,
             lower(GOOGLENET[name]),
             (1, size, size),
-            layout,
+            LAYOUTS[seed],
             tile=None,
             precision=precision,
             seed=seed,
+            times=1,
         )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outcomes = list(pool.map(run, range(len(LAYOUTS))))
+    for outcome in outcomes:
         assert outcome.caught == "", outcome.text
 
 
