@@ -27,9 +27,9 @@ STABLE_ABI = [
 CXX_FLAGS = ["-std=c++20", "-O3", "-g0", "-ffp-contract=fast", "-fvisibility=hidden", *STABLE_ABI]
 EXPORTS = ROOT / "csrc" / "exports.map"
 LINK_FLAGS = [f"-Wl,--version-script={EXPORTS}"] if sys.platform == "linux" else []
-# ptxas without warnings: for sm_90 it has one of multicasts, hundreds of times, that is meant for
-# other devices than choose.h sends them to.
-NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler", "-fvisibility=hidden", "-Xptxas", "-w"]
+# ptxas advises against multicasts on other devices than choose.h sends them to, hundreds of times.
+MULTICASTS = "--suppress-async-bulk-multicast-advisory-warning"
+NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler", "-fvisibility=hidden", "-Xptxas", MULTICASTS]
 ANY_GPU = "8.0;9.0+PTX"  # 8.6 and 8.9 run the code of 8.0; newer ones compile the PTX on first use
 FROM_TORCH_CUDA = ["aoti_torch_get_current_cuda_stream"]  # what _cuda takes from libtorch_cuda
 PROBE = (
