@@ -152,6 +152,14 @@ def exact(plan: Plan, precision: str, arguments: Arguments) -> Tensor:
     return reference.run(plan, a.x, a.weights, a.biases)
 
 
+def check_error(ours: Tensor, plan: Plan, precision: str, arguments: Arguments) -> None:
+    """Asserts that ours has at most twice torch's error at the precision, against float64."""
+    right = exact(plan, precision, arguments)
+    theirs = (stock(plan, precision, arguments) - right).abs().max()
+    eps = 8 * torch.finfo(torch.float32).eps  # torch may sum in blocks, which rounds less
+    assert (ours - right).abs().max() <= 2 * theirs + eps * right.abs().max()
+
+
 def slice_of_nan(like: Tensor, offset: int) -> tuple[Tensor, Tensor]:
     """A tensor of NaN, and a channel slice of it with the size and the format of ``like``."""
     n, c, h, w = like.shape

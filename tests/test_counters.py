@@ -24,7 +24,10 @@ def count(name: str, precision: str, batch: int):
     plan = lower(GOOGLENET[name])
     a = targets.random_arguments(GOOGLENET[name], (batch, size, size)).to(DTYPES[precision])
     x = a.x.to(memory_format=torch.channels_last)
-    return emulated.run_into(plan, precision, x, a.weights, a.biases, emulated.output(plan, x))
+    out = emulated.output(plan, x)
+    counted = emulated.run_into(plan, precision, x, a.weights, a.biases, out)
+    targets.check_error(out, plan, precision, a)  # also of the tiles that only larger batches get
+    return counted
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES)
