@@ -5,11 +5,12 @@
 STABLE_TORCH_LIBRARY(inception_fused, m) {
   // Weights by weight index, (out, in, height, width) and (out), as one tensor for `run` on the
   // same device. `tuning` is a back end's choice per step; empty: its plainest. The CPU's is the
-  // edge of Winograd's output tile, 0 for direct convolution; CUDA has none. `tf32`: whether a GPU
-  // may round float32 operands to TF32, as torch's convolutions do by default.
+  // edge of Winograd's output tile, 0 for direct convolution; CUDA has none. `float32`: how a GPU
+  // multiplies float32: "tf32", as torch's convolutions do by default, "bf16x3", to 16 bits, or
+  // "ieee", as faithfully as float32.
   m.def(
-      "pack(Tensor[] weights, Tensor[] biases, int[] plan, int[] tuning=[], *, bool tf32=True) -> "
-      "Tensor");
+      "pack(Tensor[] weights, Tensor[] biases, int[] plan, int[] tuning=[], *, "
+      "str float32=\"tf32\") -> Tensor");
   // Weights and biases of float32 for `run` in int8; scale and zero of each buffer of the plan,
   // those of the output for nothing.
   m.def("pack_int8(Tensor[] weights, Tensor[] biases, int[] plan, float[] scales) -> Tensor");

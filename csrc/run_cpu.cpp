@@ -166,7 +166,7 @@ Tensor pack_as(cpu::Precision precision, ScalarType result, std::vector<Tensor>&
 }
 
 Tensor pack_cpu(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
-                std::vector<int64_t> tuning, bool /* tf32 */) {
+                std::vector<int64_t> tuning, std::string /* float32 */) {
   const Plan plan = decode(code);
   check_weights(plan, weights, biases);
   const ScalarType dtype = weights.empty() ? ScalarType::Float : weights[0].scalar_type();

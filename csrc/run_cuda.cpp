@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "check.h"
@@ -21,14 +23,18 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::accelerator::DeviceGuard;
 
-cuda::Math math_of(ScalarType dtype, bool tf32) {
+// `float32` is that of inception_fused::pack.
+cuda::Math math_of(ScalarType dtype, const std::string& float32) {
   switch (dtype) {
     case ScalarType::Half:
       return cuda::Math::kHalf;
     case ScalarType::BFloat16:
       return cuda::Math::kBFloat16;
     case ScalarType::Float:
-      return tf32 ? cuda::Math::kTf32 : cuda::Math::kFloat32;
+      if (float32 == "tf32") return cuda::Math::kTf32;
+      if (float32 == "bf16x3") return cuda::Math::kBf16x3;
+      require(float32 == "ieee", "float32 must be tf32, bf16x3 or ieee, got " + float32);
+      return cuda::Math::kFloat32;
     default:
       require(false, std::string("x must be float16, bfloat16 or float32 on CUDA, got ") +
                          torch::headeronly::toString(dtype));
@@ -86,14 +92,14 @@ cuda::Math check_run(const Plan& plan, const Tensor& x, const Tensor& pack) {
   check_input(plan, x);
   same_device("pack", pack, x);
   check_dtype("pack", pack, x.scalar_type());
-  const cuda::Math math = math_of(x.scalar_type(), true);
+  const cuda::Math math = math_of(x.scalar_type(), "tf32");
   const int64_t bytes = cuda::pack_layout(plan, math).bytes;
   const int64_t given = pack.numel() * static_cast<int64_t>(pack.element_size());
-  const bool exact = math == cuda::Math::kTf32 && given == bytes + 16;
-  require(pack.is_contiguous() && (given == bytes || exact),
+  const std::optional<cuda::Math> told = cuda::told_by(given - bytes, math);
+  require(pack.is_contiguous() && told.has_value(),
           "pack must be what inception_fused::pack gives for this plan and dtype, " +
               std::to_string(bytes) + " bytes, got " + std::to_string(given));
-  return exact ? cuda::Math::kFloat32 : math;
+  return *told;
 }
 
 void run_into(const Plan& plan, cuda::Math math, const Tensor& x, const Tensor& pack,
@@ -113,9 +119,8 @@ void run_into(const Plan& plan, cuda::Math math, const Tensor& x, const Tensor& 
   }
 }
 
-// The pack remembers tf32: one that forbids it is one vector longer.
 Tensor pack_cuda(std::vector<Tensor> weights, std::vector<Tensor> biases, std::vector<int64_t> code,
-                 std::vector<int64_t> tuning, bool tf32) {
+                 std::vector<int64_t> tuning, std::string float32) {
   const Plan plan = decode(code);
   require(std::all_of(tuning.begin(), tuning.end(), [](int64_t tile) { return tile == 0; }),
           "tuning must be empty or zeros on CUDA");
@@ -123,7 +128,7 @@ Tensor pack_cuda(std::vector<Tensor> weights, std::vector<Tensor> biases, std::v
   const Tensor& first = weights[0];
   const DeviceGuard guard(first.get_device_index());
   architecture_of(first.get_device_index());
-  const cuda::Math math = math_of(first.scalar_type(), tf32);
+  const cuda::Math math = math_of(first.scalar_type(), float32);
   for (size_t i = 0; i < weights.size(); ++i) {
     const std::string index = "[" + std::to_string(i) + "]";
     same_device(("weights" + index).c_str(), weights[i], first);
@@ -132,7 +137,7 @@ Tensor pack_cuda(std::vector<Tensor> weights, std::vector<Tensor> biases, std::v
     check_dtype(("biases" + index).c_str(), biases[i], first.scalar_type());
   }
   const cuda::PackLayout layout = cuda::pack_layout(plan, math);
-  const int64_t bytes = layout.bytes + (math == cuda::Math::kFloat32 ? 16 : 0);
+  const int64_t bytes = layout.bytes + cuda::telling_bytes(math);
   const std::array<int64_t, 1> size{bytes / static_cast<int64_t>(first.element_size())};
   const Tensor packed = torch::stable::new_empty(first, size);
   CUstream_st* const stream = current_stream(first.get_device_index());

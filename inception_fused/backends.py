@@ -89,7 +89,7 @@ def _cuda_why_not(plan: Plan, x: Tensor) -> str | None:
 
 
 def _cuda_settings(x: Tensor) -> Hashable:
-    return (x.dtype, x.dtype is torch.float32 and ops.allows_tf32())
+    return (x.dtype, ops.float32_products() if x.dtype is torch.float32 else None)
 
 
 def _cpu_why_not(plan: Plan, x: Tensor) -> str | None:
@@ -127,9 +127,11 @@ def _cpu_pack(
 def _cuda_pack(
     plan: Plan, weights: Sequence[Tensor], biases: Sequence[Tensor], tuning: Tuning = ()
 ) -> list[Tensor]:
-    tf32 = ops.allows_tf32()
+    float32 = ops.float32_products()
     return [
-        torch.ops.inception_fused.pack(list(weights), list(biases), plan.code, tuning, tf32=tf32)
+        torch.ops.inception_fused.pack(
+            list(weights), list(biases), plan.code, tuning, float32=float32
+        )
     ]
 
 

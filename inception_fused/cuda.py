@@ -11,7 +11,13 @@ from .plan import IN, OUT, Plan, Slice
 from .spec import Kind
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-"""Types of x. float32 is computed in TF32 or as three TF32 products, as the pack says."""
+"""Types of x."""
+
+FLOAT32 = ("tf32", "bf16x3", "ieee")
+"""How float32 is multiplied: in TF32, as three products of bfloat16, as three of TF32.
+
+About 11, 16 and 22 bits of each product; the pack says which.
+"""
 
 MAX_PIXELS = 2**30
 """Of all images of a batch: pixel indices have 32 bits, with room for a halo."""
@@ -51,14 +57,14 @@ def _too_deep(src: Slice, kernel: tuple[int, int]) -> bool:
     return (kernel[0] * kernel[1] * depth + 64) * depth >= 2**32
 
 
-def pack_elements(plan: Plan, dtype: torch.dtype, tf32: bool) -> int:
-    """Elements of a pack; ``pack_layout(plan, math).bytes`` of ``csrc/cuda/program.cpp``.
+def pack_elements(plan: Plan, dtype: torch.dtype, float32: str = "tf32") -> int:
+    """Elements of a pack; ``pack_layout`` and ``telling_bytes`` of ``csrc/cuda/program.cpp``.
 
     Args:
-        tf32: whether float32 may be computed in TF32; a pack that forbids it is 16 bytes longer.
+        float32: of FLOAT32; a pack tells it by a length of its own.
     """
     vector = 16 // dtype.itemsize
-    total = 16 if dtype is torch.float32 and not tf32 else 0
+    total = {"tf32": 0, "ieee": 16, "bf16x3": 32}[float32] if dtype is torch.float32 else 0
     for step in plan.steps:
         if step.kind.has_weight:
             columns = sum(-(-d.slice.channels // vector) * vector for d in step.dst)

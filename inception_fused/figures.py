@@ -83,6 +83,6 @@ def key_of_figures(site: Site, who: list[Candidate]) -> str:
         torch.get_num_threads() if site.x.device.type == "cpu" else 0,
         torch.__version__,
         torch.backends.mkldnn.enabled,
-        [ops.allows_tf32(), torch.backends.cudnn.benchmark] if site.x.is_cuda else [],
+        [ops.float32_products(), torch.backends.cudnn.benchmark] if site.x.is_cuda else [],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -70,6 +70,23 @@ def allows_tf32() -> bool:
     return bool(torch.backends.cudnn.conv.fp32_precision == "tf32")  # type: ignore[attr-defined]
 
 
+@constant_result
+def float32_products() -> str:
+    """How the CUDA kernels multiply float32 now, of ``cuda.FLOAT32``: what torch's switches allow.
+
+    "ieee" where torch's convolutions must not use TF32; else "bf16x3" if
+    ``torch.set_float32_matmul_precision`` is "high", which torch describes as either of the two,
+    and "tf32" if it is not.
+    """
+    if not allows_tf32():
+        return "ieee"
+    try:
+        high = torch.get_float32_matmul_precision() == "high"
+    except RuntimeError:  # the switches of single operators are set, and do not amount to one value
+        high = False
+    return "bf16x3" if high else "tf32"
+
+
 def cpu_pack_size(
     plan: Plan, tuning: Sequence[int] = (), dtype: torch.dtype = torch.float32
 ) -> int:
@@ -119,14 +136,14 @@ def _register_fakes() -> None:
         biases: Sequence[Tensor],
         plan: Sequence[int],
         tuning: Sequence[int] = (),
-        tf32: bool = True,
+        float32: str = "tf32",
     ) -> Tensor:
         named = {"weights": weights, "biases": biases}
         check_devices(**{f"{n}[{i}]": t for n, ts in named.items() for i, t in enumerate(ts)})
         decoded = Plan.decode([int(i) for i in plan])
         first = weights[0]
         if first.device.type == "cuda":
-            return first.new_empty(cuda.pack_elements(decoded, first.dtype, tf32))
+            return first.new_empty(cuda.pack_elements(decoded, first.dtype, float32))
         return first.new_empty(cpu_pack_size(decoded, [int(i) for i in tuning], first.dtype))
 
     def pack_int8(

@@ -18,15 +18,19 @@ from inception_fused import cuda, ops, reference
 from inception_fused.backends import Backend
 from inception_fused.plan import OUT, Plan
 
-MATHS = {"float16": 0, "bfloat16": 1, "tf32": 2, "float32": 3}
+MATHS = {"float16": 0, "bfloat16": 1, "tf32": 2, "bf16x3": 3, "float32": 4}
 """``Math`` of csrc/cuda/choose.h."""
 
 DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "tf32": torch.float32,
+    "bf16x3": torch.float32,
     "float32": torch.float32,
 }
+FLOAT32 = {"tf32": "tf32", "bf16x3": "bf16x3", "float32": "ieee"}
+"""What ``inception_fused::pack`` calls the precisions of float32."""
+
 SM = 90
 
 MACHINE = tuple(
@@ -138,8 +142,9 @@ def backend() -> Backend:
     def run(plan: Plan, x: Tensor, packed: list[Tensor]) -> Tensor:
         half = len(packed) // 2
         precision = next(name for name, dtype in DTYPES.items() if dtype is x.dtype)
-        if x.dtype is torch.float32 and not ops.allows_tf32():
-            precision = "float32"
+        if x.dtype is torch.float32:
+            called = ops.float32_products()
+            precision = next(name for name in FLOAT32 if FLOAT32[name] == called)
         out = output(plan, x)
         run_into(plan, precision, x, packed[:half], packed[half:], out)
         return out

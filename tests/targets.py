@@ -1,11 +1,13 @@
 """What the kernel tests run on: CPU kernels, emulated CUDA kernels, and a GPU if there is one.
 
 A target runs a plan into a tensor of the caller's. Every precision has its own rounding, so its own
-stock result: torch's, at that dtype, with operands of convolutions in TF32 for "tf32".
+stock result: torch's, at that dtype, with operands of convolutions in TF32 for "tf32" and as sums of
+two bfloat16 for "bf16x3".
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,7 +58,8 @@ def _operator(
     biases: Sequence[Tensor],
     out: Tensor,
 ) -> None:
-    pack = OP.pack(list(weights), list(biases), plan.code, tf32=precision == "tf32")
+    float32 = emulated.FLOAT32.get(precision, "tf32")
+    pack = OP.pack(list(weights), list(biases), plan.code, float32=float32)
     OP.run.out(x, pack, plan.code, out=out)
 
 
@@ -133,16 +136,35 @@ class _Tf32(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Bf16x3(TorchDispatchMode):
+    """Convolutions of float32 as three, of the high and low parts of their operands."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.ops.aten.convolution.default:
+            return func(*args, **(kwargs or {}))
+        (x, x_low), (weight, weight_low) = map(to_bf16x2, args[:2])
+        bias, *rest = args[2:]
+        low = func(x_low, weight, None, *rest) + func(x, weight_low, None, *rest)
+        return low + func(x, weight, bias, *rest)
+
+
 def to_tf32(tensor: Tensor) -> Tensor:
     return ((tensor.contiguous().view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+
+
+def to_bf16x2(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """The high and the low part, in float32."""
+    high = tensor.bfloat16().float()
+    return high, (tensor - high).bfloat16().float()
+
+
+MODES = {"tf32": _Tf32, "bf16x3": _Bf16x3}
 
 
 def stock(plan: Plan, precision: str, arguments: Arguments) -> Tensor:
     """torch's result at the precision, on the CPU."""
     a = arguments.to(PRECISIONS[precision])
-    if precision != "tf32":
-        return reference.run(plan, a.x, a.weights, a.biases)
-    with _Tf32():
+    with MODES[precision]() if precision in MODES else contextlib.nullcontext():
         return reference.run(plan, a.x, a.weights, a.biases)
 
 

@@ -182,18 +182,18 @@ def test_float32_packs_follow_torch(device, precision):
 
 
 @pytest.mark.parametrize("dtype", cuda.DTYPES)
-@pytest.mark.parametrize("tf32", [True, False])
-def test_shapes_of_pack_and_run(dtype, tf32):
+@pytest.mark.parametrize("float32", cuda.FLOAT32)
+def test_shapes_of_pack_and_run(dtype, float32):
     x = on_gpu(V1, dtype=dtype)
     with x.fake_mode:
         weights = [x.new_empty(c.weight_shape) for c in V1.convolutions()]
         biases = [w.new_empty(w.shape[0]) for w in weights]
-        pack = torch.ops.inception_fused.pack(weights, biases, V1.code, tf32=tf32)
+        pack = torch.ops.inception_fused.pack(weights, biases, V1.code, float32=float32)
         y = torch.ops.inception_fused.run(x, pack, V1.code)
     parameters = sum(w.numel() for w in weights)  # every width is whole vectors here
     columns = sum(len(b) for b in biases)
-    exact = 16 if dtype is torch.float32 and not tf32 else 0
-    assert pack.numel() * dtype.itemsize == parameters * dtype.itemsize + columns * 4 + exact
+    told = {"tf32": 0, "ieee": 16, "bf16x3": 32}[float32] if dtype is torch.float32 else 0
+    assert pack.numel() * dtype.itemsize == parameters * dtype.itemsize + columns * 4 + told
     assert (y.shape, y.dtype, y.device) == ((2, 256, 14, 14), dtype, x.device)
 
 

@@ -20,10 +20,10 @@ from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE
 ROOT = Path(__file__).resolve().parent.parent.parent
 """Of the checkout: the sources of the kernels are not installed."""
 
-MATHS = ("Half", "BFloat16", "Tf32", "Float32")
+MATHS = ("Half", "BFloat16", "Tf32", "Bf16x3", "Float32")
 """Types of ``csrc/cuda/tile.h``, in the order of ``Math`` of ``choose.h``."""
 
-TITLES = dict(zip(MATHS, ("float16", "bfloat16", "tf32", "float32"), strict=True))
+TITLES = dict(zip(MATHS, ("float16", "bfloat16", "tf32", "bf16x3", "float32"), strict=True))
 BATCHES = (1, 8, 64, 256)
 """Of the tables."""
 

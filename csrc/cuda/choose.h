@@ -24,19 +24,20 @@ struct Shape {  // of a tile; the fields are those of Tile in tile.h
 // tile small enough for 60 blocks and more. The clusters read weights as seldom as tiles of four
 // times the rows, which would leave most of a GPU idle.
 inline constexpr std::array<Shape, 10> kShapes{{
-    {32, 16, 16, 2, 1, 4, 3, 1, 96, 128},
-    {32, 32, 16, 1, 2, 4, 3, 1, 104, 136},
-    {64, 32, 8, 2, 2, 2, 3, 1, 104, 128},
+    {32, 16, 16, 2, 1, 4, 3, 1, 112, 128},
+    {32, 32, 16, 1, 2, 4, 3, 1, 112, 136},
+    {64, 32, 8, 2, 2, 2, 3, 1, 112, 128},
     {64, 64, 8, 2, 2, 2, 3, 1, 128, 152},
     {128, 64, 4, 4, 2, 1, 4, 1, 128, 152},
     {128, 128, 4, 4, 2, 1, 4, 1, 168, 184},
-    {64, 32, 4, 2, 2, 2, 8, 4, 112, 136},
+    {64, 32, 8, 2, 2, 2, 5, 4, 112, 136},
     {64, 64, 8, 2, 2, 2, 5, 4, 128, 152},
-    {64, 128, 4, 2, 2, 2, 6, 4, 168, 184},
-    {128, 128, 4, 4, 2, 1, 6, 4, 168, 184},
+    {64, 128, 8, 2, 2, 2, 4, 4, 176, 184},
+    {128, 128, 4, 4, 2, 1, 6, 4, 176, 184},
 }};
 
-enum class Math : int { kHalf, kBFloat16, kTf32, kFloat32 };
+// kBf16x3: float32 to 16 bits, see split.h; kFloat32: as faithful as float32.
+enum class Math : int { kHalf, kBFloat16, kTf32, kBf16x3, kFloat32 };
 
 constexpr int vector_elements(Math math) {
   return math == Math::kHalf || math == Math::kBFloat16 ? 8 : 4;
@@ -139,8 +140,9 @@ constexpr double block_cycles(const Shape& s, const Problem& p, const Architectu
   constexpr double kPort = 64;            // bytes a cycle into one multiprocessor
   constexpr double kShared = 128;         // bytes a cycle, read or written
   const int steps = ceil_divide(int64_t{p.taps} * p.depth, s.depth);
-  const double cost = math == Math::kFloat32 ? 6 : math == Math::kTf32 ? 2 : 1;
-  const double products = double(s.rows) * s.columns * s.depth * vector_elements(math) * cost;
+  constexpr double kCost[] = {1, 1, 2, 3, 6};  // by Math: multiply-adds of 16 bits for one
+  const double products =
+      double(s.rows) * s.columns * s.depth * vector_elements(math) * kCost[static_cast<int>(math)];
   const int halo = s.rows + 2 * p.before();
   const bool pooled = p.operand == Operand::kPooled;
   const int streamed = p.operand == Operand::kResident ? 0 : pooled ? halo : s.rows;
@@ -149,9 +151,11 @@ constexpr double block_cycles(const Shape& s, const Problem& p, const Architectu
   const double received = vectors * (streamed + s.columns);
   const double matrices = vectors * (s.rows * s.warp_columns + s.columns * s.warp_rows);
   const double pool = pooled ? vectors * s.rows * (p.kernel_height * p.kernel_width + 1) : 0;
+  const bool splits = math == Math::kBf16x3 && p.operand == Operand::kVectors && !p.from.split;
+  const double split = splits ? 2 * vectors * s.rows : 0;  // bytes read and written in place
   const double gather = p.operand == Operand::kElements ? 8.0 * s.rows * s.depth / 32 : 0;
   const double busy = std::max({products / a.products, sent / a.l2_bytes + gather, received / kPort,
-                                (received + matrices) / kShared}) *
+                                (received + matrices + split) / kShared}) *
                       resident;
   const double chain =
       kBarrier * (pooled ? 2 : 1) + pool / kShared + kProductLatency * s.depth / s.warp_depth / 2;

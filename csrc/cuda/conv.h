@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/epilogue.h"
+#include "cuda/multiply.h"
 #include "cuda/operand.h"
 #include "cuda/weights.h"
 
@@ -50,6 +51,7 @@ SIMT_DEVICE void run_conv(const Wave& wave) {
   if (works) copy_halo<T>(halo, p, work.row - p.before(), halo_rows, 0, p.depth);
   simt::copy_commit();
   simt::copy_wait<0>();
+  if (kSplits<D> && works && !p.from.split) split_halo<T>(halo, p, halo_rows, p.depth);
 
   const WarpPlace<T> warp = WarpPlace<T>::here();
   const int lane_row = warp.row + simt::lane() % 16;

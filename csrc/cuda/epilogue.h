@@ -54,6 +54,7 @@ SIMT_DEVICE void store_vector(const Segment& to, const Problem& p, int pixel, in
     for (int e = 0; e < D::kVector; ++e) {
       simt::from_float(channel + e < to.channels ? value[e] : 0.0f, packed.element[e]);
     }
+    if (kSplits<D> && to.to.split) packed.whole = to_split(packed.whole);
     char* const address =
         to.to.data + pixel * to.to.pixel_bytes + (vector - to.first) * to.to.vector_bytes;
     simt::store(reinterpret_cast<Vector*>(address), packed.whole);

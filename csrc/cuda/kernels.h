@@ -32,6 +32,8 @@ auto with_math(Math math, const F& f) {
       return f.template operator()<BFloat16>();
     case Math::kTf32:
       return f.template operator()<Tf32>();
+    case Math::kBf16x3:
+      return f.template operator()<Bf16x3>();
     default:
       return f.template operator()<Float32>();
   }

@@ -9,6 +9,7 @@ namespace inception_fused::cuda {
 EXTERN(Half)
 EXTERN(BFloat16)
 EXTERN(Tf32)
+EXTERN(Bf16x3)
 EXTERN(Float32)
 #undef EXTERN
 

@@ -71,6 +71,28 @@ SIMT_DEVICE void copy_halo(const Panel& to, const Problem& p, int first_pixel, i
   }
 }
 
+// What copy_rows has brought, in float32, into the halves of split.h: every thread its own copies,
+// when these have come.
+template <class T>
+SIMT_DEVICE void split_rows(const Panel& rows, const Problem& p) {
+  for (int i = simt::thread(); i < T::kRows * T::kDepth; i += T::kThreads) {
+    const Item<T> item(p.from, T::kRows, i);
+    Vector* const vector = rows.at(item.vector, item.row);
+    *vector = to_split(*vector);
+  }
+}
+
+// The same of copy_halo.
+template <class T>
+SIMT_DEVICE void split_halo(const Panel& halo, const Problem& p, int rows, int vectors) {
+  const bool along_pixels = p.from.along_pixels();
+  for (int i = simt::thread(); i < rows * vectors; i += T::kThreads) {
+    Vector* const vector =
+        along_pixels ? halo.at(i / rows, i % rows) : halo.at(i % vectors, i / vectors);
+    *vector = to_split(*vector);
+  }
+}
+
 // Operand::kPooled: the maxima of a stage's halo. A tap outside the image counts as the pixel
 // itself, which is as good as leaving it out.
 template <class D, class T>
@@ -89,6 +111,7 @@ SIMT_DEVICE void pool_rows(const Panel& to, const Panel& halo, const Problem& p,
         }
       }
     }
+    if constexpr (kSplits<D>) most = to_split(most);
     *to.at(k, row) = most;
   }
 }
@@ -134,18 +157,20 @@ SIMT_DEVICE void gather_rows(const Panel& to, const Problem& p, int first_row, i
         (centre.y + at.y) * p.from.stride[2] + (centre.x + at.x) * p.from.stride[3];
     union {
       Vector whole;
-      Element element[D::kVector];
+      typename D::Stored element[D::kVector];
     } packed;
     SIMT_UNROLL
     for (int e = 0; e < D::kVector; ++e) {
-      packed.element[e] = Element{};
+      packed.element[e] = {};
       if (!valid || channel + e >= p.channels) continue;
       const Element* const source = data + e * p.from.stride[1];
+      Element element;
       if (p.reduction == Reduction::kNone) {
-        packed.element[e] = simt::load(source + offset);
+        element = simt::load(source + offset);
       } else {
-        simt::from_float(pool_element(source, p, centre), packed.element[e]);
+        simt::from_float(pool_element(source, p, centre), element);
       }
+      packed.element[e] = to_stored<D>(element);
     }
     *to.at(item.vector, item.row) = packed.whole;
   }

@@ -26,14 +26,15 @@ SIMT_DEVICE void run_pack(const PackTask& task) {
                                 tap % task.kernel_width * task.stride[3];
   union {
     Vector whole;
-    Element element[D::kVector];
+    typename D::Stored element[D::kVector];
   } packed;
   SIMT_UNROLL
   for (int e = 0; e < D::kVector; ++e) {
     const bool valid = real && channel + e < task.in_channels;
+    packed.element[e] = {};
+    if (!valid) continue;
     packed.element[e] =
-        valid ? simt::load(weight + column * task.stride[0] + (channel + e) * task.stride[1])
-              : Element{};
+        to_stored<D>(simt::load(weight + column * task.stride[0] + (channel + e) * task.stride[1]));
   }
   const int64_t place = static_cast<int64_t>(vector) * task.columns + task.first + column;
   simt::store(reinterpret_cast<Vector*>(task.to_weights) + place, packed.whole);

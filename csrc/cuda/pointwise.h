@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/epilogue.h"
+#include "cuda/multiply.h"
 #include "cuda/operand.h"
 #include "cuda/weights.h"
 
@@ -36,6 +37,7 @@ SIMT_DEVICE void run_pointwise(const Wave& wave) {
   simt::dependency_release();
 
   const bool works = has_rows<T>(work);
+  const bool splits = kSplits<D> && works && p.operand == Operand::kVectors && !p.from.split;
   const auto fill = [&](int step) {
     if (works && step < weights.steps) {
       const int first = step * T::kDepth;
@@ -60,6 +62,7 @@ SIMT_DEVICE void run_pointwise(const Wave& wave) {
   Sums<T> sums;
   for (int step = 0; step < weights.steps; ++step) {
     simt::copy_wait<T::kStages - 2>();
+    if (splits) split_rows<T>(rows_of(step), p);
     weights.wait(step);
     simt::sync_block();  // the stage is there for all, and all have left the one before
     weights.enter(step);

@@ -43,6 +43,7 @@ struct Divider {
 struct Place {
   char* data = nullptr;  // of image 0, pixel 0, channel 0 of the slice
   bool vectors = false;
+  bool split = false;  // the elements are those of split.h
   int64_t pixel_bytes = 0;
   int64_t vector_bytes = 0;
   int64_t stride[4] = {};  // in elements: image, channel, row, column

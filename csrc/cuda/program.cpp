@@ -36,6 +36,7 @@ Place scratch_place(const Plan& plan, const Slice& slice, Math math, char* scrat
   Place place;
   place.data = scratch + find_planes(plan, slice, math) * pixels * 16;
   place.vectors = true;
+  place.split = math == Math::kBf16x3;
   place.pixel_bytes = 16;
   place.vector_bytes = pixels * 16;
   return place;
@@ -235,6 +236,18 @@ PackLayout pack_layout(const Plan& plan, Math math) {
     layout.steps.push_back(pack);
   }
   return layout;
+}
+
+int64_t telling_bytes(Math math) {
+  return math == Math::kFloat32 ? 16 : math == Math::kBf16x3 ? 32 : 0;
+}
+
+std::optional<Math> told_by(int64_t bytes, Math usual) {
+  for (const Math math : {usual, Math::kFloat32, Math::kBf16x3}) {
+    const bool possible = math == usual || usual == Math::kTf32;
+    if (possible && telling_bytes(math) == bytes) return math;
+  }
+  return std::nullopt;
 }
 
 PackTask pack_task(const Plan& plan, const PackLayout& layout, Math math, int64_t weight,

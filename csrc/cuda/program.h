@@ -46,6 +46,11 @@ std::optional<std::string> why_not(const Plan& plan);
 
 PackLayout pack_layout(const Plan& plan, Math math);
 
+// Packs of float32 have one layout; how it is multiplied is told by bytes that follow. The inverse
+// takes the math of the dtype by default and gives that of the pack, or nothing.
+int64_t telling_bytes(Math math);
+std::optional<Math> told_by(int64_t bytes, Math usual);
+
 // The work of one weight; addresses of the weight itself are left to the caller.
 PackTask pack_task(const Plan& plan, const PackLayout& layout, Math math, int64_t weight,
                    char* pack);

@@ -2,38 +2,65 @@
 // of kWarpRows x kWarpColumns x kWarpDepth, the last cutting the depth of each stage between warps.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/problem.h"
 #include "cuda/simt.h"
+#include "cuda/split.h"
 
 namespace inception_fused::cuda {
 
 using simt::Vector;
 
-// How a dtype is computed. kVector: elements in 16 bytes.
+// How a dtype is computed. Element: of x and out. Stored: of scratch and weights, and of all rows
+// in shared memory when they are multiplied. kVector: elements in 16 bytes.
 struct Half {
   using Element = simt::Half;
+  using Stored = Element;
   static constexpr simt::Product kProduct = simt::Product::kHalf;
   static constexpr int kVector = 8;
   static constexpr bool kExact = false;
 };
 struct BFloat16 {
   using Element = simt::BFloat16;
+  using Stored = Element;
   static constexpr simt::Product kProduct = simt::Product::kBFloat16;
   static constexpr int kVector = 8;
   static constexpr bool kExact = false;
 };
 struct Tf32 {  // float32, operands rounded to nearest
   using Element = float;
+  using Stored = Element;
   static constexpr simt::Product kProduct = simt::Product::kTf32;
+  static constexpr int kVector = 4;
+  static constexpr bool kExact = false;
+};
+struct Bf16x3 {  // float32 to 16 bits, see split.h
+  using Element = float;
+  using Stored = Split;
+  static constexpr simt::Product kProduct = simt::Product::kBFloat16;
   static constexpr int kVector = 4;
   static constexpr bool kExact = false;
 };
 struct Float32 {  // as faithful as float32: a * b = ah * bh + ah * bl + al * bh, halves in TF32
   using Element = float;
+  using Stored = Element;
   static constexpr simt::Product kProduct = simt::Product::kTf32;
   static constexpr int kVector = 4;
   static constexpr bool kExact = true;
 };
+
+template <class D>
+inline constexpr bool kSplits = std::is_same_v<typename D::Stored, Split>;
+
+template <class D>
+SIMT_DEVICE typename D::Stored to_stored(typename D::Element v) {
+  if constexpr (kSplits<D>) {
+    return to_split(v);
+  } else {
+    return v;
+  }
+}
 
 template <int kRows_, int kColumns_, int kDepth_, int kWarpRows_, int kWarpColumns_,
           int kWarpDepth_, int kStages_, int kCluster_>
@@ -80,62 +107,6 @@ struct WarpPlace {  // of this warp in the tile, in units of rows, columns and v
             warp / (T::kWarpRows * T::kWarpColumns) * (T::kDepth / T::kWarpDepth)};
   }
 };
-
-// d += a * b at the accuracy of the dtype, for one instruction's worth.
-template <class D>
-SIMT_DEVICE void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  if constexpr (D::kProduct != simt::Product::kTf32) {
-    simt::multiply_add<D::kProduct>(d, a, b[0], b[1]);
-  } else {
-    uint32_t ah[4], bh[2];
-    SIMT_UNROLL
-    for (int i = 0; i < 4; ++i) ah[i] = simt::round_tf32(a[i]);
-    SIMT_UNROLL
-    for (int i = 0; i < 2; ++i) bh[i] = simt::round_tf32(b[i]);
-    if constexpr (D::kExact) {
-      const auto rest = [](uint32_t whole, uint32_t high) {
-        const float low = simt::as_float(whole) - simt::as_float(high);
-        return simt::round_tf32(simt::as_bits(low - low == 0 ? low : 0));  // of inf there is none
-      };
-      uint32_t al[4], bl[2];
-      SIMT_UNROLL
-      for (int i = 0; i < 4; ++i) al[i] = rest(a[i], ah[i]);
-      SIMT_UNROLL
-      for (int i = 0; i < 2; ++i) bl[i] = rest(b[i], bh[i]);
-      simt::multiply_add<D::kProduct>(d, al, bh[0], bh[1]);
-      simt::multiply_add<D::kProduct>(d, ah, bl[0], bl[1]);
-    }
-    simt::multiply_add<D::kProduct>(d, ah, bh[0], bh[1]);
-  }
-}
-
-// sums += rows * weights for this warp's share of one stage. rows(row tile, vector) gives the
-// address that this lane passes to ldmatrix: of its row lane % 16 and of vector + lane / 16.
-template <class D, class T, class Rows>
-SIMT_DEVICE void multiply_stage(Sums<T>& sums, const Rows& rows, const Panel& weights,
-                                const WarpPlace<T>& warp) {
-  const int lane = simt::lane();
-  const int weight_vector = warp.depth + lane / 8 % 2;
-  const int weight_column = warp.column + lane / 16 * 8 + lane % 8;
-  SIMT_UNROLL
-  for (int k = 0; k < T::kDepth / T::kWarpDepth; k += 2) {
-    uint32_t b[T::kColumnTiles][2];
-    SIMT_UNROLL
-    for (int j = 0; j < T::kColumnTiles; j += 2) {
-      uint32_t four[4];
-      simt::load_matrices(four, weights.at(weight_vector + k, weight_column + 8 * j));
-      b[j][0] = four[0], b[j][1] = four[1];
-      b[j + 1][0] = four[2], b[j + 1][1] = four[3];
-    }
-    SIMT_UNROLL
-    for (int i = 0; i < T::kRowTiles; ++i) {
-      uint32_t a[4];
-      simt::load_matrices(a, rows(i, warp.depth + k));
-      SIMT_UNROLL
-      for (int j = 0; j < T::kColumnTiles; ++j) multiply_add<D>(sums.value[i][j], a, b[j]);
-    }
-  }
-}
 
 // Which problem this block works on, and which tile of it.
 struct Work {

@@ -145,6 +145,7 @@ PYBIND11_MODULE(simt_emulator, m) {
   m.def("shapes", &shapes);
   m.def("architectures", &architectures);
   m.def("why_not", [](const std::vector<int64_t>& code) { return why_not(decode(code)); });
+  m.def("telling_bytes", [](int math) { return telling_bytes(static_cast<Math>(math)); });
   m.def("pack_bytes", [](const std::vector<int64_t>& code, int math) {
     return pack_layout(decode(code), static_cast<Math>(math)).bytes;
   });
