@@ -16,7 +16,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 FLOAT32 = ("tf32", "bf16x3", "ieee")
 """How float32 is multiplied: in TF32, as three products of bfloat16, as three of TF32.
 
-About 11, 16 and 22 bits of each product; the pack says which.
+A product is off by at most 2^-10, 2^-15 and 2^-21 of it. The pack says which way is taken.
 """
 
 MAX_PIXELS = 2**30

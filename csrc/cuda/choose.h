@@ -200,9 +200,10 @@ constexpr Config price(const Wave& wave, int shape, const Architecture& a, Math 
   return config;
 }
 
-// Of the shapes within kTie of the least predicted time, the one that moves the fewest bytes; but
-// none with fewer blocks than half the processors, unless the fastest has as few.
-inline constexpr double kTie = 1.05;
+// Of the shapes within kTie of the least predicted time, which is as far as the model can tell, the
+// one that moves the fewest bytes; but none with fewer blocks than half the processors, unless the
+// fastest has as few.
+inline constexpr double kTie = 1.10;
 
 constexpr Config choose(const Wave& wave, const Architecture& a, Math math) {
   std::array<Config, kShapes.size()> all{};
