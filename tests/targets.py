@@ -1,8 +1,8 @@
 """What the kernel tests run on: CPU kernels, emulated CUDA kernels, and a GPU if there is one.
 
 A target runs a plan into a tensor of the caller's. Every precision has its own rounding, so its own
-stock result: torch's, at that dtype, with operands of convolutions in TF32 for "tf32" and as sums of
-two bfloat16 for "bf16x3".
+stock result: torch's, at that dtype, with operands of convolutions in TF32 for "tf32" and as sums
+of two bfloat16 for "bf16x3".
 """
 
 from __future__ import annotations

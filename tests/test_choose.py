@@ -16,6 +16,7 @@ BATCHES = (1, 8, 64, 256)
 SM = (80, 86, 89, 90, 100, 120)
 BUSY = 60  # blocks of 8 warps that keep an H100's 132 multiprocessors loading and multiplying
 REGISTERS = 65536  # of a multiprocessor
+TIE = 1.1  # kTie of choose.h
 
 
 def chosen(name: str, precision: str, batch: int, sm: int):
@@ -44,7 +45,7 @@ def floor_bytes(plan: Plan, precision: str, batch: int, size: int) -> int:
 def test_limits_and_the_least_time(precision, sm):
     """Shared memory and registers fit the device; of the fastest tiles, the one that moves least.
 
-    As fast as the fastest is one within 5 per cent, if it keeps half the multiprocessors busy.
+    As fast as the fastest is one within 10 per cent, if it keeps half the multiprocessors busy.
     """
     shapes = emulated.library().shapes()
     registers = "registers" if sm < 100 else "registers_100"
@@ -68,7 +69,7 @@ def test_limits_and_the_least_time(precision, sm):
                 tied = [
                     o["bytes"]
                     for o in rest
-                    if o["nanoseconds"] <= 1.05 * fastest["nanoseconds"] and o["blocks"] >= enough
+                    if o["nanoseconds"] <= TIE * fastest["nanoseconds"] and o["blocks"] >= enough
                 ]
                 assert launch["bytes"] == min(tied), where
 
@@ -92,28 +93,44 @@ def test_an_h100_is_kept_busy():
 def test_four_times_the_floor_at_batch_8(precision):
     """On an H100, with clusters; see test_counters.py, which counts what is predicted here.
 
-    Without clusters, every choice that moves so little is predicted slower. Products that are as
-    faithful as float32 leave two modules above four times, where staying below costs more than a
-    tie.
+    Without clusters, every choice that moves so little is predicted slower.
     """
     shapes = emulated.library().shapes()
-    above = set()
     for name, spec in GOOGLENET.items():
-        plan = lower(spec)
-        limit = 4 * floor_bytes(plan, precision, 8, GOOGLENET_SIZE[name])
+        limit = 4 * floor_bytes(lower(spec), precision, 8, GOOGLENET_SIZE[name])
         launches = chosen(name, precision, 8, 90)
+        assert sum(launch["bytes"] for launch in launches) <= limit, name
         nanoseconds = sum(launch["nanoseconds"] for launch in launches)
-        pairs = list(
-            itertools.product(*(others(name, precision, 8, 90, i) for i in range(len(launches))))
-        )
-        frugal = [pair for pair in pairs if sum(o["bytes"] for o in pair) <= limit]
-        if sum(launch["bytes"] for launch in launches) > limit:
-            above.add(name)
-            assert all(sum(o["nanoseconds"] for o in pair) > 1.05 * nanoseconds for pair in frugal)
-        for pair in frugal:
+        for pair in pairs(name, precision, 90):
             alone = all(shapes[o["shape"]]["cluster"] == 1 for o in pair)
-            assert not alone or sum(o["nanoseconds"] for o in pair) > nanoseconds, name
-    assert above <= ({"4d", "4e"} if precision == "float32" else set())
+            if alone and sum(o["bytes"] for o in pair) <= limit:
+                assert sum(o["nanoseconds"] for o in pair) > nanoseconds, name
+
+
+def pairs(name: str, precision: str, sm: int):
+    """Every two tiles for the two launches at batch 8."""
+    return itertools.product(*(others(name, precision, 8, sm, i) for i in range(2)))
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_why_others_move_more(precision):
+    """Without multicast 3b and 4a to 4e have no two tiles within four times the floor.
+
+    A tile of 128 x 128 reads the source once for 128 columns and the weights once for 128 pixels,
+    and none larger fits. 3a, 5a and 5b have such tiles; those that fit an A100 cost half as much
+    time again, for 5a and 5b, where they leave most of it idle. docs/cuda_choices.md has the rest.
+    """
+    for sm in (80, 86, 89, 120):
+        for name in ("3b", "4a", "4b", "4c", "4d", "4e"):
+            limit = 4 * floor_bytes(lower(GOOGLENET[name]), precision, 8, GOOGLENET_SIZE[name])
+            least = min(sum(o["bytes"] for o in pair) for pair in pairs(name, precision, sm))
+            assert least > limit, (sm, name)
+    for name in ("5a", "5b"):
+        limit = 4 * floor_bytes(lower(GOOGLENET[name]), precision, 8, GOOGLENET_SIZE[name])
+        taken = sum(launch["nanoseconds"] for launch in chosen(name, precision, 8, 80))
+        frugal = [p for p in pairs(name, precision, 80) if sum(o["bytes"] for o in p) <= limit]
+        assert frugal
+        assert all(sum(o["nanoseconds"] for o in pair) > 1.5 * taken for pair in frugal), name
 
 
 def test_an_unknown_older_architecture_is_refused():

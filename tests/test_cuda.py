@@ -165,6 +165,39 @@ def precision():
     torch.backends.cudnn.allow_tf32 = before
 
 
+@pytest.fixture
+def matmuls():
+    """Sets torch's switch for float32 matrix products, and sets it back."""
+    before = torch.get_float32_matmul_precision()
+    yield torch.set_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("conv", ["tf32", "ieee", "none"])
+@pytest.mark.parametrize("matmul", ["highest", "high", "medium"])
+def test_never_less_accurate_than_the_switches_promise(device, precision, matmuls, conv, matmul):
+    """The switch for convolutions comes first; "high" makes them more accurate, never less."""
+    precision(conv)
+    matmuls(matmul)
+    expected = "ieee" if conv != "tf32" else "bf16x3" if matmul == "high" else "tf32"
+    assert ops.float32_products() == expected
+    settings = TABLE[0].settings
+    assert expected in settings(on_gpu(V1, dtype=torch.float32))
+    assert expected not in settings(on_gpu(V1))
+
+
+def test_switches_that_torch_does_not_sum_up(monkeypatch, precision):
+    """Single operators' switches may amount to no value of ``get_float32_matmul_precision``."""
+
+    def fail():
+        raise RuntimeError("PyTorch is checking the matmul precision without a specific backend")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", fail)
+    for conv, expected in {"tf32": "tf32", "ieee": "ieee"}.items():
+        precision(conv)
+        assert ops.float32_products() == expected
+
+
 def test_float32_packs_follow_torch(device, precision):
     settings = TABLE[0].settings
     x, half = on_gpu(V1, dtype=torch.float32), on_gpu(V1)
@@ -243,7 +276,7 @@ def test_what_the_choice_asks_can_be_compiled(monkeypatch, precision):
     monkeypatch.setattr(operators, "cuda_has_code", lambda index: index == 1, raising=False)
 
     def forward(x):
-        return x + (1 if ops.cuda_has_code(1) else 2) + (0 if ops.allows_tf32() else 10)
+        return x + (1 if ops.cuda_has_code(1) else 2) + (ops.float32_products() == "ieee") * 10
 
     x = torch.zeros(3)
     assert torch.equal(torch.compile(forward, fullgraph=True, backend="eager")(x), x + 11)

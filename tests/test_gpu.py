@@ -9,7 +9,7 @@ import pytest
 import targets
 import torch
 from inception_fused.bench.gpu import behaviour, device
-from inception_fused.bench.gpu.arguments import PRECISIONS, Arguments, precision
+from inception_fused.bench.gpu.arguments import Arguments, precision, precisions
 from inception_fused.bench.gpu.record import OK, SKIPPED
 
 import inception_fused
@@ -32,8 +32,10 @@ def packed(dtype=torch.float16):
 
 
 @pytest.mark.parametrize("name", behaviour.CHECKS)
-@pytest.mark.parametrize("precision_", PRECISIONS)
-@pytest.mark.parametrize("backend", TABLE[:2], ids=lambda b: b.name)
+@pytest.mark.parametrize(
+    ("backend", "precision_"),
+    [pytest.param(b, p, id=f"{b.name}-{p}") for b in TABLE[:2] for p in precisions(b.name)],
+)
 def test_behaviour(backend, precision_, name):
     row = behaviour.check(backend, "cuda", precision_, name, behaviour.CHECKS[name])
     if row.status == SKIPPED:
@@ -116,15 +118,16 @@ def test_mixed_dtypes_run_as_torch_does(mixed):
         module(x)
 
 
-def test_float32_follows_the_switch_for_tf32():
+def test_float32_follows_the_switches():
     module = FusedInception(Spec.v1(256, 64, 64, 64, 32, 32, 64)).eval().cuda()
     x = torch.randn(2, 256, 14, 14, device="cuda")
-    exact = None
+    outputs = {}
     with torch.no_grad():
-        for name in ("float32", "tf32"):
+        for name in ("float32", "bf16x3", "tf32"):
             with precision(name):
-                y = module(x)
-            if exact is None:
-                exact = y
-    apart = float((y - exact).abs().max() / exact.abs().max())
-    assert 1e-5 < apart < 1e-2
+                outputs[name] = module(x)
+    exact = outputs["float32"]
+    apart = {n: float((y - exact).abs().max() / exact.abs().max()) for n, y in outputs.items()}
+    assert 1e-5 < apart["tf32"] < 1e-2
+    if NO_CUDA is None:
+        assert 0 < apart["bf16x3"] < apart["tf32"] / 8

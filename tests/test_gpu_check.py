@@ -362,7 +362,7 @@ class TestPages:
 
 class TestSanitizer:
     def test_what_it_runs(self):
-        """Two modules, four precisions, two formats."""
+        """Two modules, the precisions of torch, two formats."""
         assert sanitize.run("cpu", "reference") == 16
 
     @pytest.mark.parametrize(("code", "status"), [(0, OK), (86, FAILED)])

@@ -1,7 +1,7 @@
 """The kernels of every target against torch: one set of tests for CPU, emulated CUDA and a GPU.
 
-A default run emulates each of the paper's modules at two or three of the five precisions, formats and seeds
-in turn; ``-m full`` takes every combination (``make test-full``).
+A default run emulates each of the paper's modules at two or three of the five precisions, formats
+and seeds in turn; ``-m full`` takes every combination (``make test-full``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Modules, weights and inputs of a check, at the four precisions of the CUDA kernels."""
+"""Modules, weights and inputs of a check, at the precisions of the CUDA kernels."""
 
 from __future__ import annotations
 
@@ -19,23 +19,33 @@ PRECISIONS = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "tf32": torch.float32,
+    "bf16x3": torch.float32,
     "float32": torch.float32,
 }
+OF_CUDA = ("bf16x3",)
+"""What the CUDA back end alone has; torch and the others compute in TF32 there."""
+
 FORMATS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format}
+
+
+def precisions(backend: str) -> list[str]:
+    """Those of a back end of that name."""
+    return [name for name in PRECISIONS if backend == "cuda" or name not in OF_CUDA]
 
 
 @contextmanager
 def precision(name: str) -> Iterator[torch.dtype]:
     """Sets torch's switches for products of float32, and sets them back; gives the dtype."""
     conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    matmul: Any = torch.backends.cuda.matmul
-    before = conv.fp32_precision, matmul.fp32_precision
-    wanted = "ieee" if name == "float32" else "tf32"
-    conv.fp32_precision = matmul.fp32_precision = wanted
+    before = conv.fp32_precision, torch.get_float32_matmul_precision()
+    conv.fp32_precision = "ieee" if name == "float32" else "tf32"
+    matmuls = {"float32": "highest", "bf16x3": "high"}
+    torch.set_float32_matmul_precision(matmuls.get(name, "medium"))  # medium: TF32 too
     try:
         yield PRECISIONS[name]
     finally:
-        conv.fp32_precision, matmul.fp32_precision = before
+        conv.fp32_precision = before[0]
+        torch.set_float32_matmul_precision(before[1])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from inception_fused.backends import TABLE
 from inception_fused.spec import Spec
 
 from . import nvcc
-from .arguments import FORMATS, PRECISIONS, Arguments, precision
+from .arguments import FORMATS, Arguments, precision, precisions
 from .job import Job
 from .record import FAILED, OK, SKIPPED, Row
 
@@ -34,7 +34,7 @@ def run(device: str = "cuda", backend: str = "cuda") -> int:
     chosen = next(b for b in TABLE if b.name == backend)
     done = 0
     for spec in SPECS:
-        for name in PRECISIONS:
+        for name in precisions(backend):
             for fmt in FORMATS.values():
                 with precision(name) as dtype, torch.no_grad():
                     a = Arguments.random(spec, (2, 7, 9)).to(device, dtype, fmt)
