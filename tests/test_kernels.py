@@ -7,6 +7,8 @@ and seeds in turn; ``-m full`` takes every combination (``make test-full``).
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import emulated
 import pytest
@@ -59,13 +61,29 @@ def module_cases():
     return cases
 
 
+def bytes_are_as_predicted(counted: dict[str, Any], fmt: str) -> None:
+    """By choose.h; where it loads elements, it counts windows of a pool at the border as whole."""
+    moved = sum(b["read"] + b["written"] for b in counted["buffers"].values())
+    predicted = sum(launch["bytes"] for launch in counted["launches"])
+    assert 0.999 * moved <= predicted <= (1.01 if fmt == "nhwc" else 1.1) * moved
+
+
 @pytest.mark.parametrize(("target", "precision", "name", "fmt", "seed"), module_cases())
 def test_paper_modules(target, precision, name, fmt, seed):
+    """Twice the error of torch at the same precision, against float64; and the bytes predicted."""
     spec, size = GOOGLENET[name], GOOGLENET_SIZE[name]
     plan = lower(spec)
     arguments = targets.random_arguments(spec, (1, size, size), seed)
     options = {"seed": seed} if target is EMULATED else {}
-    ours = run_poisoned(target, plan, precision, arguments, FORMATS[fmt], **options)
+    counted: list[Any] = []
+
+    def run_into(*args: Any, **kwargs: Any) -> None:
+        counted.append(target.run_into(*args, **kwargs))
+
+    counting = replace(target, run_into=run_into)
+    ours = run_poisoned(counting, plan, precision, arguments, FORMATS[fmt], **options)
+    if target is EMULATED:
+        bytes_are_as_predicted(counted[0], fmt)
     targets.check_error(ours, plan, precision, arguments)
 
 

@@ -3,7 +3,8 @@
 //
 //   sm math batch height width channels_last plan...
 //
-// gives a line of its launches, "conv shape blocks threads shared blocks_per_processor ns" each.
+// gives a line of its launches, "conv shape blocks threads shared blocks_per_processor bytes ns"
+// each.
 #include <cstring>
 #include <iostream>
 #include <limits>
@@ -56,7 +57,8 @@ void print_launches(const std::string& line) {
   for (const LaunchPlan& launch : program.launches) {
     const Config& c = launch.config;
     std::cout << launch.conv << ' ' << c.shape << ' ' << c.blocks << ' ' << c.threads << ' '
-              << c.shared << ' ' << c.blocks_per_processor << ' ' << c.nanoseconds << ' ';
+              << c.shared << ' ' << c.blocks_per_processor << ' ' << c.bytes << ' ' << c.nanoseconds
+              << ' ';
   }
   std::cout << '\n';
 }

@@ -87,7 +87,11 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Launch:
-    """What choose.h picked: a tile of :func:`shapes` and ``Config``, time predicted in ns."""
+    """What choose.h picked: a tile of :func:`shapes` and ``Config``.
+
+    ``bytes`` are what multiprocessors read and write together, a multicast counted once, and
+    ``nanoseconds`` the time, both predicted.
+    """
 
     conv: bool
     shape: int
@@ -95,6 +99,7 @@ class Launch:
     threads: int
     shared: int
     blocks_per_processor: int
+    bytes: float
     nanoseconds: float
 
 
@@ -173,8 +178,8 @@ def launches(problems: Iterable[Problem]) -> list[tuple[Launch, ...]]:
         rows = [words[i : i + width] for i in range(0, len(words), width)]
         found.append(
             tuple(
-                Launch(c == "1", int(s), int(b), int(t), int(m), int(p), float(ns))
-                for c, s, b, t, m, p, ns in rows
+                Launch(c == "1", int(s), int(b), int(t), int(m), int(p), float(moved), float(ns))
+                for c, s, b, t, m, p, moved, ns in rows
             )
         )
     return found

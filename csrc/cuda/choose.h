@@ -201,9 +201,10 @@ constexpr Config price(const Wave& wave, int shape, const Architecture& a, Math 
 }
 
 // Of the shapes within kTie of the least predicted time, which is as far as the model can tell, the
-// one that moves the fewest bytes; but none with fewer blocks than half the processors, unless the
-// fastest has as few.
+// one that moves the fewest bytes; but none with fewer blocks than kBusy of the processors, which
+// are 60 on an H100, unless the fastest has as few.
 inline constexpr double kTie = 1.10;
+inline constexpr double kBusy = 60.0 / 132;
 
 constexpr Config choose(const Wave& wave, const Architecture& a, Math math) {
   std::array<Config, kShapes.size()> all{};
@@ -215,7 +216,7 @@ constexpr Config choose(const Wave& wave, const Architecture& a, Math math) {
       best = config;
     }
   }
-  const int blocks = std::min(best.blocks, a.processors / 2);
+  const int blocks = std::min(best.blocks, static_cast<int>(kBusy * a.processors));
   const double nanoseconds = kTie * best.nanoseconds;
   for (const Config& config : all) {
     if (config.shape >= 0 && config.blocks >= blocks && config.nanoseconds <= nanoseconds &&

@@ -23,6 +23,16 @@ Memory allocate(int64_t bytes) {
   return memory;
 }
 
+// Bytes from a tensor's first element to its last, with what a slice leaves out.
+int64_t extent_bytes(const Strided& t, Math math) {
+  int64_t elements = 1;
+  for (int i = 0; i < 4; ++i) {
+    if (t.size[i] == 0) return 0;
+    elements += (t.size[i] - 1) * t.stride[i];
+  }
+  return elements * (16 / vector_elements(math));
+}
+
 // Whether the shape fits every launch; the launches are then rebuilt with it.
 bool force_shape(Program& program, int shape, const Architecture& architecture, Math math) {
   bool fits = true;
@@ -93,9 +103,8 @@ EmulatedRun run_emulated(simt::Machine& machine, const Plan& plan, Math math,
   const int64_t pixels = x.size[0] * x.size[2] * x.size[3];
   const int64_t scratch = scratch_bytes(plan, math, pixels);
   const Memory scratched = allocate(scratch);
-  const int64_t element = 16 / vector_elements(math);
-  machine.watch("x", x.data, pixels * x.size[1] * element);
-  machine.watch("out", out.data, pixels * out.size[1] * element);
+  machine.watch("x", x.data, extent_bytes(x, math));
+  machine.watch("out", out.data, extent_bytes(out, math));
   machine.watch("pack", packed.get(), layout.bytes);
   machine.watch("scratch", scratched.get(), scratch);
   EmulatedRun run{build(plan, math, architecture, x, out, packed.get(), scratched.get()),
