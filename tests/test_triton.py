@@ -380,10 +380,14 @@ def test_the_key_is_of_plan_shape_type_and_layout(work):
     assert keys[0] == cache.key(work)
 
 
+@pytest.fixture(scope="module")
+def compile_table():
+    return pytest.importorskip("inception_fused.triton_kernels.compile_table")
+
+
 @pytest.mark.parametrize(("arch", "type_"), [(90, "bfloat16"), (80, "tf32"), ("gfx942", "float16")])
-def test_kernels_compile_without_a_gpu(arch, type_):
+def test_kernels_compile_without_a_gpu(compile_table, arch, type_):
     """Three of the launches of docs/triton_kernels.md."""
-    compile_table = pytest.importorskip("inception_fused.triton_kernels.compile_table")
     kernels = compile_table.kernels([arch], [type_], ["channels_last"], ["4b"], [64])
     # An input gradient's kernel is that of a forward pass.
     kernels = [k for k in kernels if "input" not in k.launch][:3]
@@ -394,6 +398,47 @@ def test_kernels_compile_without_a_gpu(arch, type_):
         assert made.registers > 16
         wanted = {"gfx942": {"v_mfma"}}.get(arch, {"wgmma.mma_async", "mma.sync"})
         assert wanted & {*made.matrix}
+
+
+def test_nothing_is_spilled_to_fit_another_block_beside(compile_table):
+    """Where ptxas would, if it had no limit of registers to keep to."""
+    kernels = compile_table.kernels([100], ["float16"], ["channels_last"], ["3b"], [8])
+    (kernel,) = (k for k in kernels if k.launch == "3x3 weight gradient")
+    assert compile_table.report(kernel).faults(kernel) == []
+
+
+def test_the_table_has_both_versions_and_names_faults(compile_table, monkeypatch, capsys):
+    kernels = compile_table.kernels([80], ["float16"], ["channels_last"], ["4b"], [1])[:2]
+    good = compile_table.Report(100, 0, 4096, ("mma.sync",))
+    bad = compile_table.Report(128, 16, 200000, ())
+    monkeypatch.setattr(compile_table, "kernels", lambda: kernels)
+    monkeypatch.setattr(compile_table, "report", lambda kernel: good)
+    monkeypatch.setattr(compile_table.triton, "__version__", "9.8")
+    monkeypatch.setattr(compile_table, "made_by", lambda python: (python, [good, bad]))
+    assert compile_table.main([]) == 0
+    assert "Compiled by Triton 9.8.\n" in capsys.readouterr().out
+    assert compile_table.main(["3.6"]) == 1
+    shown = capsys.readouterr()
+    assert "Compiled by Triton 3.6 and 9.8. Where" in shown.out
+    first, second = shown.out.splitlines()[-2:]
+    assert first.endswith("| 100 | 0 | 4096 | 166912 | mma.sync |")
+    assert second.endswith("| 128 / 100 | 16 / 0 | 200000 / 4096 | 166912 | none / mma.sync |")
+    assert [line.rpartition("Triton ")[2] for line in shown.err.splitlines()] == [
+        "3.6: spills 16 bytes",
+        "3.6: has no matrix instructions",
+        "3.6: wants 200000 bytes of 166912",
+    ]
+
+
+def test_another_interpreter_compiles_for_the_table(compile_table, tmp_path):
+    python = tmp_path / "python"
+    fields = '{"registers": 96, "spilled": 0, "shared": 4096, "matrix": ["mma.sync"]}'
+    answer = f'{{"triton": "3.6.0", "made": [{fields}]}}'
+    python.write_text(f"#!/bin/sh\n[ \"$3\" = --json ] && echo '{answer}'\n")
+    python.chmod(0o755)
+    version, (made,) = compile_table.made_by(str(python))
+    assert version == "3.6.0"
+    assert made == compile_table.Report(96, 0, 4096, ("mma.sync",))
 
 
 def flat(value):

@@ -1,42 +1,28 @@
 """Compiles, without a GPU, what the chooser picks for GoogLeNet, and says what the compiler made.
 
-``python -m inception_fused.triton_kernels.compile_table > docs/triton_kernels.md``; exits 1 if a
-kernel spills, lacks matrix instructions or wants more shared memory than the device has.
+``python -m inception_fused.triton_kernels.compile_table [PYTHON ...] > docs/triton_kernels.md``,
+each PYTHON of an environment with another version of Triton. Exits 1 if a kernel spills, lacks
+matrix instructions or wants more shared memory than the device has.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
+import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 
-from ..lower import lower
-from ..plan import OUT
-from ..spec import GOOGLENET, GOOGLENET_SIZE
-from . import gradients, launch, problem, program, weight_gradient
-from .choose import DEVICES, Device, Math, Tile, choose
-from .program import Call, View
-
-ARCHS: tuple[int | str, ...] = (80, 90, 100, "gfx942")
-BATCHES = (1, 8, 64)
-GRADIENT_BATCH = 64
-"""The batch for which the kernels of gradients are compiled, too."""
-
-FORMATS = ("channels_last", "contiguous")
-
-TYPES = {
-    "float16": ("fp16", Math.HALF),
-    "bfloat16": ("bf16", Math.HALF),
-    "tf32": ("fp32", Math.TF32),
-    "ieee float32": ("fp32", Math.IEEE),
-}
-"""Triton's name of the elements, and how products are computed."""
+from . import launch
+from .choose import Math
+from .picked import TYPES, Kernel, kernels
 
 _MATRIX = ("mma.sync", "wgmma.mma_async", "tcgen05.mma", "v_mfma")
 
@@ -44,31 +30,21 @@ _UNITS = ("SOURCE_UNIT", "OUT_UNIT", "SCRATCH_UNIT", "GRAD_UNIT")
 
 _HEAD = """# Triton kernels
 
-Written by `python -m inception_fused.triton_kernels.compile_table`: every kernel that the chooser
-picks for the nine modules of GoogLeNet at batch 1, 8 and 64, compiled without a GPU. "Uses" counts
-the launches, of 9 modules x 3 batches, that share a kernel. Registers are of one thread; "spilled"
-bytes, on gfx942 also scalar registers kept in vector ones. ieee products are float32 without TF32,
-which NVIDIA's matrix instructions cannot compute. "Vectors": elements that the source's, the
-output's and the scratch's addresses allow to move at once; of a weight gradient, the source's and
-the output gradient's. The gradients' kernels are those of
-single steps at batch 64.
+Written by `python -m inception_fused.triton_kernels.compile_table`, which compiles without a GPU:
+every kernel that the chooser picks for the nine modules of GoogLeNet at batch 1, 8 and 64, for the
+forward pass and for the gradients of its steps. "Uses" counts the launches that share a kernel.
+Registers are of one thread; "spilled" bytes, on gfx942 also scalar registers kept in vector ones.
+ieee products are float32 without TF32, which NVIDIA's matrix instructions cannot compute.
+"Vectors": elements that the source's, the output's and the scratch's addresses allow to move at
+once; of a weight gradient, the source's and the output gradient's.
+
+Compiled by Triton {versions}.{order}
 
 | device | type | input | vectors | launch | tile | warps | stages | uses | registers | spilled | shared | of | matrix instruction |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """  # noqa: E501
 
-
-@dataclass
-class Kernel:
-    """A call to compile, where it is from, and (module, batch) of the launches it serves."""
-
-    device: Device
-    type: str
-    memory_format: str
-    launch: str
-    tile: Tile
-    call: Call
-    uses: list[tuple[str, int]] = field(default_factory=list)
+_ORDER = " Where what they make differs, a cell has both, in this order."
 
 
 @dataclass(frozen=True)
@@ -90,83 +66,6 @@ class Report:
         if self.shared > kernel.device.shared_block:
             found.append(f"wants {self.shared} bytes of {kernel.device.shared_block}")
         return found
-
-
-def kernels(
-    archs: Iterable[int | str] = ARCHS,
-    types: Iterable[str] = tuple(TYPES),
-    formats: Iterable[str] = FORMATS,
-    names: Iterable[str] = tuple(GOOGLENET),
-    batches: Iterable[int] = BATCHES,
-) -> list[Kernel]:
-    """The different kernels among those that the chooser picks."""
-    found: dict[object, Kernel] = {}
-    for device in (d for d in DEVICES if d.arch in tuple(archs)):
-        for type_ in types:
-            for memory_format in formats:
-                for name in names:
-                    for batch in batches:
-                        for kernel in _picked(device, type_, memory_format, name, batch):
-                            call = kernel.call
-                            structure = str(launch.argument_types(call))
-                            key = (device.arch, type_, call.constants, call.warps, call.stages)
-                            same = found.setdefault((*key, structure), kernel)
-                            same.uses.append((name, batch))
-    return list(found.values())
-
-
-def _picked(
-    device: Device, type_: str, memory_format: str, name: str, batch: int
-) -> Iterator[Kernel]:
-    math = TYPES[type_][1]
-    plan = lower(GOOGLENET[name])
-    edge = GOOGLENET_SIZE[name]
-
-    def view(buffer: int) -> View:
-        channels = plan.buffers[buffer]
-        if buffer > OUT:
-            return View.scratch(channels, edge, edge, math.item)
-        return _view(channels, batch, edge, memory_format, math)
-
-    precision = "tf32" if math is Math.TF32 else "ieee"
-    for wave, one in enumerate(problem.launches(plan, batch, edge, edge)):
-        tile = choose(one, math, device)
-        scratch = None if one.scratch == OUT else view(one.scratch)
-        call = program.call(one, view(one.source), view(OUT), scratch, tile, precision)
-        label = ("1x1 and pool", "3x3 and 5x5")[wave]
-        yield Kernel(device, type_, memory_format, label, tile, call)
-    for step in plan.steps if batch == GRADIENT_BATCH else ():
-        height, width = step.window.kernel
-        label = f"pooled {height}x{width}" if step.pre else f"{height}x{width}"
-        turned = gradients.turned(step.src.channels, step.out_channels, step.window)
-        assert turned is not None
-        views = (
-            _view(step.out_channels, batch, edge, memory_format, math),
-            _view(step.src.channels, batch, edge, memory_format, math),
-        )
-        (one,) = problem.launches(turned, batch, edge, edge)
-        tile = choose(one, math, device)
-        call = program.call(one, *views, None, tile, precision)
-        yield Kernel(device, type_, memory_format, f"{label} input gradient", tile, call)
-        geometry = (*step.window.kernel, *step.window.stride, *step.window.padding)
-        channels = (step.src.channels, step.out_channels)
-        segment = problem.Segment(0, channels[0], 0, *geometry, 0, 0, channels[1], 0, 0, 0)
-        size = problem.Size(batch, edge, edge, edge, edge)
-        weight = weight_gradient.Problem(
-            segment, size, math, views[1].dividing(channels[:1]), views[0].dividing(channels[1:])
-        )
-        tile = weight_gradient.ranked(weight, device)[0]
-        count = weight_gradient.splits(weight, tile, device)[1]
-        call = weight_gradient.call(weight, tile, count)
-        yield Kernel(device, type_, memory_format, f"{label} weight gradient", tile, call)
-
-
-def _view(channels: int, batch: int, edge: int, memory_format: str, math: Math) -> View:
-    pixels = edge * edge
-    strides = (channels * pixels, pixels, edge, 1)
-    if memory_format == "channels_last":
-        strides = (channels * pixels, 1, edge * channels, channels)
-    return View.of((batch, channels, edge, edge), strides, math.item)
 
 
 def report(kernel: Kernel) -> Report:
@@ -210,8 +109,8 @@ def _hip_usage(text: str) -> tuple[int, int]:
     return numbers["vgpr_count"], max(spilled, numbers["private_segment_fixed_size"])
 
 
-def row(kernel: Kernel, made: Report) -> str:
-    """A line of the table."""
+def row(kernel: Kernel, made: Sequence[Report]) -> str:
+    """A line of the table; ``made`` by every version of Triton."""
     device, tile = kernel.device, kernel.tile
     constants = dict(kernel.call.constants)
     cells = (
@@ -224,25 +123,55 @@ def row(kernel: Kernel, made: Report) -> str:
         tile.warps,
         tile.stages,
         len(kernel.uses),
-        made.registers,
-        made.spilled,
-        made.shared,
+        _all(m.registers for m in made),
+        _all(m.spilled for m in made),
+        _all(m.shared for m in made),
         device.shared_block,
-        ", ".join(made.matrix) or "none",
+        _all(", ".join(m.matrix) or "none" for m in made),
     )
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def main() -> int:
+def _all(values: Iterable[object]) -> str:
+    """One value if all are the same."""
+    texts = [str(value) for value in values]
+    return texts[0] if len({*texts}) == 1 else " / ".join(texts)
+
+
+def made_by(python: str) -> tuple[str, list[Report]]:
+    """The version of Triton that another interpreter has, and what it makes of every kernel."""
+    command = [python, "-m", f"{__package__}.compile_table", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout)
+    reports = [Report(**{**fields, "matrix": tuple(fields["matrix"])}) for fields in found["made"]]
+    return found["triton"], reports
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; 1 if a kernel has a fault."""
-    print(_HEAD, end="")
+    parser = argparse.ArgumentParser(description="What Triton makes of GoogLeNet's kernels.")
+    parser.add_argument(
+        "pythons", nargs="*", help="interpreters of environments that have other versions of Triton"
+    )
+    parser.add_argument("--json", action="store_true", help="print plain figures instead")
+    chosen = parser.parse_args(arguments)
+    if chosen.json:
+        made = [asdict(report(kernel)) for kernel in kernels()]
+        print(json.dumps({"triton": triton.__version__, "made": made}))
+        return 0
+    others = [made_by(python) for python in chosen.pythons]
+    versions = [*(version for version, _ in others), triton.__version__]
+    order = _ORDER if others else ""
+    print(_HEAD.format(versions=" and ".join(versions), order=order), end="")
     faulty = 0
-    for kernel in kernels():
-        made = report(kernel)
-        print(row(kernel, made), flush=True)
-        for fault in made.faults(kernel):
-            print(f"{row(kernel, made)} {fault}", file=sys.stderr)
-            faulty += 1
+    for number, kernel in enumerate(kernels()):
+        reports = [*(reports[number] for _, reports in others), report(kernel)]
+        line = row(kernel, reports)
+        print(line, flush=True)
+        for version, one in zip(versions, reports, strict=True):
+            for fault in one.faults(kernel):
+                print(f"{line} Triton {version}: {fault}", file=sys.stderr)
+                faulty += 1
     return 1 if faulty else 0
 
 

@@ -31,6 +31,9 @@ POINTERS = {"run_launch": 4, "run_pool": 2, "run_weight_gradient": 3}
 
 _FLOAT32_POINTERS = {"run_weight_gradient": 2}  # the one pointer that is always to float32
 
+_MOST_REGISTERS = 255  # of a thread of an NVIDIA GPU
+_REGISTERS = 65536  # of a block
+
 Launcher = Callable[..., None]
 """Launches one call. Takes its pointers, then the stream."""
 
@@ -55,6 +58,9 @@ def compile(call: Call, type_name: str, aligned: tuple[bool, ...], target: GPUTa
         {(i,): [["tt.divisibility", 16]] for i, is_aligned in enumerate(aligned) if is_aligned},
     )
     options = {"num_warps": call.warps, "num_stages": call.stages}
+    if target.backend == "cuda":
+        # A limit keeps ptxas from spilling in order that another block fits beside.
+        options["maxnreg"] = min(_MOST_REGISTERS, _REGISTERS // (call.warps * target.warp_size))
     return triton.compile(source, target=target, options=options)
 
 

@@ -21,7 +21,7 @@ from .problem import Segment, Size
 from .program import Call, View
 
 TILES: dict[Math, tuple[Tile, ...]] = {
-    Math.HALF: (Tile(32, 64, 64, 4, 3), Tile(64, 64, 64, 8, 3), Tile(128, 64, 64, 8, 3)),
+    Math.HALF: (Tile(32, 64, 64, 4, 3), Tile(64, 64, 64, 8, 3), Tile(128, 64, 32, 8, 4)),
     Math.TF32: (Tile(32, 32, 32, 4, 3), Tile(64, 64, 32, 8, 3), Tile(128, 64, 32, 8, 3)),
     Math.IEEE: (Tile(32, 32, 16, 4, 3), Tile(64, 64, 16, 8, 3)),
 }
