@@ -14,6 +14,7 @@ from . import reference, training, weights
 from .lower import lower
 from .match import Match, Source, match
 from .network import match_network
+from .ops import allows_tf32
 from .outline import Outline
 from .trace import Refused, all_modules, evaluating, names_in_code, originals, places, trace
 
@@ -34,7 +35,14 @@ NETWORK_SIZES = (64, 96, 128, 224, 256, 299, 448, 32, 14)
 _CHANNELS_TRIED = 4
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest difference from the original that the gate lets through, relative to its maximum."""
+"""Largest difference from the original that is let through, relative to its maximum."""
+
+
+def tolerance(x: Tensor) -> float:
+    """That for such a tensor; TF32, which convolutions on a GPU may use, rounds as float16 does."""
+    if x.is_cuda and x.dtype is torch.float32 and allows_tf32():
+        return TOLERANCE[torch.float16]
+    return TOLERANCE[x.dtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +293,7 @@ def gate(module: nn.Module, matched: Match, shape: tuple[int, ...], as_set: bool
     ):
         scale = float(theirs.abs().max())
         difference = float((ours - theirs).abs().max())
-        if difference > TOLERANCE[x.dtype] * scale:
+        if difference > tolerance(x) * scale:
             raise Refused(f"the fused {what} differs by {difference:.3g} (maximum {scale:.3g})")
     return True
 

@@ -26,7 +26,7 @@ from .candidates import (
     timings,
     winner,
 )
-from .examine import TOLERANCE
+from .examine import tolerance
 from .figures import STORE, Figures, device_name, key_of_figures
 from .find import find
 from .fusion import Fusion, fusion_of, network_of
@@ -275,7 +275,7 @@ def check(site: Site, who: list[Candidate]) -> tuple[list[Candidate], str]:
             _drop(site, candidate, f"gives {tuple(output.shape)}, not {tuple(expected.shape)}")
             continue
         apart = float((output - expected).abs().max()) if output.numel() else 0.0
-        if not apart <= TOLERANCE[expected.dtype] * scale:
+        if not apart <= tolerance(expected) * scale:
             _drop(site, candidate, f"differs from the original by {apart:.2g}, of {scale:.2g}")
             continue
         kept.append(candidate)

@@ -22,7 +22,7 @@ from strategies import specs
 import inception_fused
 from inception_fused.lower import lower
 from inception_fused.plan import IN, OUT
-from inception_fused.reference import Gradients
+from inception_fused.reference import aten_gradients
 from inception_fused.spec import GOOGLENET, GOOGLENET_SIZE, Kind, Spec, Stage, Window
 
 
@@ -267,56 +267,93 @@ def test_tuning_passes_over_what_the_device_refuses(work):
         tune.measure(work, device, refuse, lambda tiles: 1.0)
 
 
+class Step:
+    """Two 3x3 convolutions of one input, as what measures their gradients gets them."""
+
+    window = Window((3, 3), (1, 1), (1, 1))
+    x = torch.randn(1, 8, 5, 5, generator=torch.Generator().manual_seed(0))
+    grads = (torch.ones(1, 4, 5, 5), torch.ones(1, 2, 5, 5))
+    weights = (torch.ones(4, 8, 3, 3), torch.ones(2, 8, 3, 3))
+    arguments = (grads, x, weights, window)
+    needs = (True, [True, True], [False, False])
+    right = aten_gradients(*arguments, *needs)
+
+
 @pytest.fixture
-def kernels_that_only_count(monkeypatch):
-    """measured, whose programs say their tile when they run."""
+def without_kernels(monkeypatch):
+    """measured, whose kernels are torch's; the tiles of which programs were made; an error to add.
+
+    A program tells the timer its tile.
+    """
     measured = pytest.importorskip("inception_fused.triton_kernels.measured")
-    tile = choose.Tile(64, 64, 32, 4, 4)
+    tile, error, prepared = choose.Tile(64, 64, 32, 4, 4), [0.0], []
     monkeypatch.setattr(measured, "device_of", lambda x: choose.device_for(90, 132))
     monkeypatch.setattr(measured.tune, "tune", lambda *args: (tile,))
-    monkeypatch.setattr(measured.gradients, "input_gradient", lambda *args: "input")
-    prepared = []
+
+    def input_gradient(grad, weight, window):
+        assert grad.shape[1] == weight.shape[0] == 6
+        timed.append(tile)
+        return Step.right.x + error[0]
 
     def prepare(grad, x, window, tile):
         prepared.append(tile)
-        return lambda grad, x: tile
 
+        def program(grad, x):
+            timed.append(tile)
+            return torch.cat(Step.right.weights) + error[0]
+
+        return program
+
+    timed = []
+    monkeypatch.setattr(measured.gradients, "input_gradient", input_gradient)
     monkeypatch.setattr(measured.weight_gradient, "prepare", prepare)
-    return measured, prepared
+
+    def timer(ours, aten):
+        """Of a function: what ``ours`` says of the tile that it ran, or aten's time."""
+
+        def time(function):
+            timed.clear()
+            function()
+            return ours(timed[-1]) if timed else aten
+
+        return time
+
+    return measured, prepared, error, timer
 
 
-@pytest.mark.parametrize(("aten", "wins"), [(100.0, True), (0.5, False)])
-def test_a_gradient_is_triton_s_where_it_was_faster(kernels_that_only_count, aten, wins):
+@pytest.mark.parametrize(("aten", "wins"), [(100.0, True), (0.25, False)])
+def test_a_gradient_is_triton_s_where_it_was_faster(without_kernels, aten, wins):
     from inception_fused.triton_kernels.execute import math_of
 
-    measured, prepared = kernels_that_only_count
-    window = Window((3, 3), (1, 1), (1, 1))
-    x, grad, weight = torch.ones(1, 8, 5, 5), torch.ones(1, 4, 5, 5), torch.ones(4, 8, 3, 3)
-
-    def timer(function):
-        """Fewer rows of a tile are slower here; aten's time is given."""
-        result = function()
-        if isinstance(result, Gradients):
-            return aten
-        return 1.0 if result == "input" else 64 / result.rows
-
-    tiles = measured.input_winner(grad, x, weight, window, timer)
+    measured, prepared, _, timer = without_kernels
+    by_rows = timer(lambda tile: 64 / tile.rows, aten)  # fewer rows are slower here
+    tiles = measured.input_winner(*Step.arguments, by_rows)
     assert tiles == ((choose.Tile(64, 64, 32, 4, 4),) if wins else ())
-    tiles = measured.weight_winner(grad, x, weight, window, timer)
+    tiles = measured.weight_winner(*Step.arguments, by_rows)
     all_tiles = measured.weight_gradient.TILES[math_of(torch.float32)]
     assert {*prepared} == {*all_tiles}
     most = max(all_tiles, key=lambda t: t.rows)
-    assert tiles == ((most,) if 64 / most.rows < aten else ())
+    assert tiles == ((most,) if wins else ())
 
 
-def test_a_strided_input_gradient_is_not_measured(kernels_that_only_count):
-    measured, _ = kernels_that_only_count
-    x, grad, weight = torch.ones(1, 8, 5, 5), torch.ones(1, 4, 3, 3), torch.ones(4, 8, 3, 3)
+def test_a_wrong_gradient_is_not_taken(without_kernels):
+    measured, _, error, timer = without_kernels
+    fast = timer(lambda tile: 1.0, 100.0)
+    for apart in (1.0, float("nan")):
+        error[0] = apart
+        for winner in (measured.input_winner, measured.weight_winner):
+            with pytest.warns(UserWarning, match="differs from torch's by"):
+                assert winner(*Step.arguments, fast) == ()
+
+
+def test_a_strided_input_gradient_is_not_measured(without_kernels):
+    measured, *_ = without_kernels
 
     def timer(function):
         raise AssertionError("was called")
 
-    assert measured.input_winner(grad, x, weight, Window((3, 3), (2, 2), (1, 1)), timer) == ()
+    strided = (*Step.arguments[:3], Window((3, 3), (2, 2), (1, 1)))
+    assert measured.input_winner(*strided, timer) == ()
 
 
 @pytest.mark.parametrize("math", Math)

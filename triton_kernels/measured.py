@@ -6,6 +6,7 @@ was as fast.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 import triton
 from torch import Tensor
 
+from ..examine import tolerance
 from ..plan import Plan
 from ..reference import aten_gradients
 from ..spec import Window
-from . import cache, gradients, launch, tune, weight_gradient
+from . import cache, gradients, launch, operator, tune, weight_gradient
 from .choose import Tile
 from .execute import device_of
 from .tune import Timer
@@ -73,22 +75,16 @@ def measure(plan: Plan, x: Tensor, timer: Timer = triton.testing.do_bench) -> di
                 continue
             size = sizes[step.dst[0].slice.buffer]
             inner = size if step.pre else sizes[step.src.buffer]
-            operand, grad = (
-                _filled(x, channels, pixels)
-                for channels, pixels in ((step.src.channels, inner), (step.out_channels, size))
-            )
-            weight = torch.randn(
-                (step.out_channels, step.src.channels, *step.window.kernel),
-                dtype=x.dtype,
-                device=x.device,
-            )
+            operand = _filled(x, step.src.channels, inner)
+            widths = [d.slice.channels for d in step.dst]
+            grads = [_filled(x, width, size) for width in widths]
+            shape = (step.out_channels, step.src.channels, *step.window.kernel)
+            weights = torch.randn(shape, dtype=x.dtype, device=x.device).split(widths)
+            arguments = (grads, operand, weights, step.window)
+            grad = _joined(grads, 1)
             entries = {
-                key("input", grad, operand, step.window): input_winner(
-                    grad, operand, weight, step.window, timer
-                ),
-                key("weight", grad, operand, step.window): weight_winner(
-                    grad, operand, weight, step.window, timer
-                ),
+                key("input", grad, operand, step.window): input_winner(*arguments, timer),
+                key("weight", grad, operand, step.window): weight_winner(*arguments, timer),
             }
             cache.TILES.save(device_name(x), entries)
             for what, tiles in zip(("input", "weight"), entries.values(), strict=True):
@@ -106,32 +102,73 @@ def _filled(x: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     return like.normal_()
 
 
+def _joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """Side by side in a dimension."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
+
+
 def input_winner(
-    grad: Tensor, x: Tensor, weight: Tensor, window: Window, timer: Timer
+    grads: Sequence[Tensor], x: Tensor, weights: Sequence[Tensor], window: Window, timer: Timer
 ) -> tuple[Tile, ...]:
-    """The tile of the input's gradient if that is faster than aten's, else none."""
+    """The tile of the input's gradient if that is faster than aten's, else none.
+
+    Args:
+        grads, weights: of the convolutions of one step; putting them side by side is timed, too.
+    """
+    grad, weight = _joined(grads, 1), _joined(weights, 0)
     plan = gradients.turned(weight.shape[1], weight.shape[0], window)
     if plan is None:
         return ()
-    packed = gradients.pack_turned(plan, weight)
-    tiles = tune.tune(plan, grad, packed[0], timer)
-    ours = timer(lambda: gradients.input_gradient(grad, weight, window))
-    aten = timer(lambda: aten_gradients([grad], x, [weight], window, True, [False], [False]))
-    return tiles if ours < aten else ()
+
+    def aten() -> Tensor | None:
+        no = [False] * len(grads)
+        return aten_gradients(grads, x, weights, window, True, no, no).x
+
+    def ours() -> Tensor | None:
+        return gradients.input_gradient(_joined(grads, 1), _joined(weights, 0), window)
+
+    tiles = tune.tune(plan, grad, gradients.pack_turned(plan, weight)[0], timer)
+    operator.forget()
+    if not _agree(ours(), aten(), f"input gradient by {tiles}"):
+        return ()
+    return tiles if timer(ours) < timer(aten) else ()
 
 
 def weight_winner(
-    grad: Tensor, x: Tensor, weight: Tensor, window: Window, timer: Timer
+    grads: Sequence[Tensor], x: Tensor, weights: Sequence[Tensor], window: Window, timer: Timer
 ) -> tuple[Tile, ...]:
-    """The fastest tile of the weight's gradient if that is faster than aten's, else none."""
-    least = timer(lambda: aten_gradients([grad], x, [weight], window, False, [True], [False]))
+    """The fastest tile of the weights' gradient if that is faster than aten's, else none."""
+
+    def aten() -> list[Tensor | None]:
+        yes, no = [True] * len(grads), [False] * len(grads)
+        return aten_gradients(grads, x, weights, window, False, yes, no).weights
+
+    expected = torch.cat([w for w in aten() if w is not None])
+    least = timer(aten)
     winner: tuple[Tile, ...] = ()
+    grad = _joined(grads, 1)
     for tile in weight_gradient.ranked(Problem.of(grad, x, window), device_of(x)):
-        program = weight_gradient.prepare(grad, x, window, tile)
         try:
-            time = timer(lambda program=program: program(grad, x))
+            program = weight_gradient.prepare(grad, x, window, tile)
+            result = program(grad, x)
+            time = timer(lambda program=program: program(_joined(grads, 1), x))
         except triton.OutOfResources:
             continue
-        if time < least:
+        if _agree(result, expected, f"weight gradient by {tile}") and time < least:
             least, winner = time, (tile,)
     return winner
+
+
+def _agree(ours: Tensor | None, aten: Tensor | None, what: str) -> bool:
+    """Whether a result may be taken for aten's; warns if not."""
+    if ours is None or aten is None:
+        return False
+    apart = float((ours - aten).abs().max())
+    scale = float(aten.abs().max())
+    if apart <= tolerance(aten) * scale:
+        return True
+    warnings.warn(
+        f"the {what} differs from torch's by {apart:.2g}, of {scale:.2g}: it is not taken",
+        stacklevel=4,
+    )
+    return False

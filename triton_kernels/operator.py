@@ -130,4 +130,9 @@ def tune(plan: Plan, x: Tensor, packed: list[Tensor]) -> None:
     from .tune import tune
 
     tune(plan, x, packed[0])
+    forget()
+
+
+def forget() -> None:
+    """Makes later calls look again for measured tiles."""
     _programs.clear()
