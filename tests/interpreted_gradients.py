@@ -4,6 +4,8 @@ Needs TRITON_INTERPRET=1 before Triton is imported.
 """
 
 import itertools
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -223,6 +225,32 @@ def test_what_was_measured_as_faster_is_taken(monkeypatch, tmp_path):
     monkeypatch.setattr(measured, "_decisions", {})
     assert_all_close(gradients_of(module, x), expected)
     assert asked == ["weight_gradient"]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("training", [False, True])
+def test_what_measure_keeps_is_what_a_backward_pass_asks_for(monkeypatch, training, fmt):
+    asked = counted(monkeypatch)
+    monkeypatch.setattr(measured, "_decisions", {})
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    module = inception_fused.FusedInception(V1, batch_norm=training, backend="triton")
+    module.train(training)
+    x = torch.randn(2, 16, 6, 5).contiguous(memory_format=FORMATS[fmt])
+    timed = []
+
+    def winner(grads, operand, weights, window, timer):
+        timed.append([g.shape[1] for g in grads])
+        return (Tile(64, 64, 64, 8, 3),)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measured, "launch", SimpleNamespace(INTERPRETS=False))
+        patched.setattr(measured, "input_winner", winner)
+        patched.setattr(measured, "weight_winner", winner)
+        found = measured.measure(lower(V1), x)
+    assert [*found.values()] == [True] * 8
+    assert sorted(timed[::2]) == sorted(timed[1::2]) == [[4], [8], [8], [8, 4, 4]]
+    gradients_of(module, x)
+    assert sorted(asked) == ["input_gradient"] * 4 + ["weight_gradient"] * 4
 
 
 def test_a_compiled_training_step():

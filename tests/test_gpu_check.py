@@ -16,11 +16,13 @@ from inception_fused.bench.gpu import (
     correctness,
     device,
     goals,
+    gradients,
     nvcc,
     sanitize,
     suites,
     summary,
     timings,
+    winners,
 )
 from inception_fused.bench.gpu.contestants import Contestant
 from inception_fused.bench.gpu.job import Job, do
@@ -435,7 +437,7 @@ class TestCommand:
 
             return jobs
 
-        for module in (correctness, behaviour, suites, sanitize, timings):
+        for module in (correctness, behaviour, suites, sanitize, winners, gradients, timings):
             monkeypatch.setattr(module, "jobs", one(module.STAGE))
         check = conformance.Check("round_tf32", 9, 0, "")
         monkeypatch.setattr(conformance, "run", lambda arch: [check])
@@ -444,7 +446,10 @@ class TestCommand:
     def test_writes_and_goes_on(self, gpu, tmp_path):
         _, done = gpu
         assert command.check(tmp_path, say=quiet) == 0
-        assert done == ["correctness", "behaviour", "tests", "sanitizer", "timings"]
+        assert done == [
+            *("correctness", "behaviour", "tests", "sanitizer"),
+            *("winners", "gradients", "timings"),
+        ]
         page, file = sorted(tmp_path.iterdir(), key=lambda p: p.suffix, reverse=True)
         assert file.name.startswith("nvidia-h100-80gb-20")
         assert "| conformance | 1 | 0 | 0 | 0 |" in page.read_text()
@@ -452,10 +457,10 @@ class TestCommand:
         assert first.find("conformance", "primitives").figures == {"round_tf32": 9}
         assert first.device["slowed"] == "power limit"
         assert command.check(tmp_path, say=quiet) == 0
-        assert len(done) == 5  # all was there
+        assert len(done) == 7  # all was there
         assert Record.load(file).created == first.created
         assert command.check(tmp_path, fresh=True, say=quiet) == 0
-        assert len(done) == 10
+        assert len(done) == 14
 
     def test_a_wrong_primitive_ends_with_1(self, gpu, tmp_path):
         monkeypatch, _ = gpu

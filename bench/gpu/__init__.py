@@ -2,6 +2,6 @@
 
 ``nvcc`` and ``table`` compile without a GPU; ``choices`` and ``choice_table`` ask
 ``csrc/cuda/choose.h``. ``command`` is the check of a GPU: ``conformance``, ``correctness``,
-``behaviour``, ``suites``, ``sanitize`` and ``timings`` are its parts, ``job`` their order,
-``record``, ``goals`` and ``summary`` the result.
+``behaviour``, ``suites``, ``sanitize``, ``winners``, ``gradients`` and ``timings`` are its parts,
+``job`` their order, ``record``, ``goals`` and ``summary`` the result.
 """

@@ -18,14 +18,24 @@ from inception_fused.backends import TABLE
 from .. import environment
 from ..device import describe, slowed
 from ..results import replace_file
-from . import behaviour, conformance, correctness, device, sanitize, suites, timings
+from . import (
+    behaviour,
+    conformance,
+    correctness,
+    device,
+    gradients,
+    sanitize,
+    suites,
+    timings,
+    winners,
+)
 from .job import Job, Say, do
 from .record import FAILED, OK, Record, Row
 from .summary import page
 
 OUTPUT = Path("bench/results")
 MINUTES = 9.0
-SHARES = {"cuda": 0.3, "triton": 0.45, "sanitizer": 0.55, "timings": 1.0}
+SHARES = {"cuda": 0.3, "triton": 0.45, "sanitizer": 0.55, "winners": 0.7, "timings": 1.0}
 """Of the time, after which each part begins nothing new."""
 
 
@@ -93,6 +103,8 @@ def _work(record: Record, path: Path, deadline: float, seconds: float, say: Say)
     do(correctness.jobs([triton], "cuda"), record, path, until("triton"), say)
     do(behaviour.jobs([triton], "cuda"), record, path, until("triton"), say)
     do(sanitize.jobs(), record, path, until("sanitizer"), say)
+    do(winners.jobs("cuda"), record, path, until("winners"), say)
+    do(gradients.jobs("cuda"), record, path, until("winners"), say)
     do(timings.jobs(record, "cuda"), record, path, until("timings"), say)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from . import gradients, winners
 from .goals import GOALS, doubts
 from .record import FAILED, OK, PENDING, SKIPPED, Record, Row
 from .timings import STAGE
@@ -14,7 +15,8 @@ STATES = (OK, FAILED, SKIPPED, PENDING)
 
 def page(record: Record) -> str:
     """The whole page."""
-    return "\n".join((*_head(record), *_stages(record), *_goals(record), *_times(record), ""))
+    parts = (_head, _stages, _goals, winners.lines, gradients.lines, _times)
+    return "\n".join((*(line for part in parts for line in part(record)), ""))
 
 
 def _head(record: Record) -> Iterator[str]:
