@@ -362,25 +362,43 @@ def test_the_splits_of_a_weight_gradient_fill_the_device(device, math):
     """A small weight is many splits, a large one few; every pixel is in one split."""
     wg = pytest.importorskip("inception_fused.triton_kernels.weight_gradient")
     counts = []
-    for channels, out_channels in ((192, 16), (832, 384)):
-        segment = problem.Segment(0, channels, 0, 1, 1, 1, 1, 0, 0, 0, 0, out_channels, 0, 0, 0)
-        size = problem.Size(64, 14, 14, 14, 14)
-        views = [
-            View.of((64, c, 14, 14), (c * 196, 1, 14 * c, c), math.item)
-            for c in (channels, out_channels)
-        ]
-        one = wg.Problem(segment, size, math, *views)
-        fitting = [t for t in wg.TILES[math] if choose.shared_bytes(t, math) <= device.shared_block]
-        tile = wg.ranked(one, device)[0]
-        cycles, count = wg.splits(one, tile, device)
-        assert cycles == min(wg.splits(one, t, device)[0] for t in fitting)
-        call = wg.call(one, tile, count)
-        share = call.arguments[-1]
-        assert share % tile.depth == 0
-        assert (count - 1) * share < size.rows <= count * share
-        assert call.tiles == count * one.tiles(tile)
-        counts.append(count)
-    assert counts[0] > counts[1]
+    size = problem.Size(64, 14, 14, 14, 14)
+    for channels in ((192, 16), (832, 384)):
+        strides = {
+            "last": lambda c: (c * 196, 1, 14 * c, c),
+            "first": lambda c: (c * 196, 196, 14, 1),
+        }
+        for of in strides.values():
+            views = [View.of((64, c, 14, 14), of(c), math.item) for c in channels]
+            one = wg.Problem.between(channels, Window(), size, math, *views)
+            ranked = wg.ranked(one, device)
+            fitting = {
+                t for t in wg.TILES[math] if choose.shared_bytes(t, math) <= device.shared_block
+            }
+            spills = device.is_hip and of is strides["first"]
+            assert {*ranked} == fitting - ({choose.Tile(32, 64, 64, 4, 3)} if spills else set())
+            cycles, count = wg.splits(one, tile := ranked[0], device)
+            assert cycles == min(wg.splits(one, t, device)[0] for t in ranked)
+            call = wg.call(one, tile, count)
+            share = call.arguments[-1]
+            rounds = one.rounds(tile.depth)
+            assert (count - 1) * share < rounds <= count * share
+            assert call.tiles == count * one.tiles(tile)
+            counts.append(count)
+            crossing, alone = 64 * 196 // tile.depth, 64 * -(-196 // tile.depth)
+            assert rounds == (crossing if of is strides["last"] else alone)
+    assert min(counts[:2]) > max(counts[2:])
+
+
+def test_a_window_that_changes_the_size_reads_planes_by_their_strides():
+    wg = pytest.importorskip("inception_fused.triton_kernels.weight_gradient")
+    grad, x = torch.empty(2, 4, 6, 6), torch.empty(2, 8, 12, 12)
+    one = wg.Problem.of(grad, x, Window((3, 3), (2, 2), (1, 1)))
+    assert (one.source.layout, one.grad.layout) == (Layouts.STRIDED, Layouts.PLANES)
+    assert one.pixel_unit == 4
+    assert wg.Problem.of(x[:, :4], x, Window()).source.layout is Layouts.PLANES
+    last = [t.to(memory_format=torch.channels_last) for t in (grad, x)]
+    assert wg.Problem.of(*last, Window((3, 3), (2, 2), (1, 1))).pixel_unit == 0
 
 
 TILES = (choose.Tile(64, 64, 32, 4, 4), choose.Tile(128, 64, 64, 8, 3))

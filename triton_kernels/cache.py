@@ -12,7 +12,7 @@ from .choose import Tile
 if TYPE_CHECKING:
     from .execute import Work
 
-FORMAT = 2
+FORMAT = 3
 """Changes when the meaning of a file does, or when the kernels change so that it is out of date."""
 
 

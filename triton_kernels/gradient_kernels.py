@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .kernels import _channels, _is_inside, _product, _steps
+from .kernels import PLANES, _channels, _corner, _is_inside, _product, _rows, _steps
 
 
 @triton.jit
@@ -27,6 +27,7 @@ def run_weight_gradient(
     source_strides, grad_strides, size, segment, tiles, share,
     SOURCE_LAYOUT: tl.constexpr, SOURCE_UNIT: tl.constexpr,
     GRAD_LAYOUT: tl.constexpr, GRAD_UNIT: tl.constexpr,
+    WINDOWED: tl.constexpr, PER_IMAGE: tl.constexpr, PIXEL_UNIT: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
     PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
@@ -37,7 +38,9 @@ def run_weight_gradient(
             output, and of the sums (splits, segment.channels, taps, segment.depth), float32.
         size: a problem.Size; strides: problem.Strides; segment: a problem.Segment.
         tiles: of one split.
-        share: pixels of a split.
+        share: rounds of a split, each of DEPTH pixels; with PER_IMAGE the last round of an image
+            may have fewer, and PIXEL_UNIT divides the pixels of an image.
+        WINDOWED: whether the window is not 1x1 with stride 1.
     """
     split = tl.program_id(0) // tiles
     tile = tl.program_id(0) % tiles
@@ -47,33 +50,38 @@ def run_weight_gradient(
     taps = segment.kernel_h * segment.kernel_w
     column = tile % column_tiles * COLUMNS + tl.arange(0, COLUMNS)
     tap = tile // column_tiles % taps
+    ky = tap // segment.kernel_w
+    kx = tap % segment.kernel_w
     row = tile // (column_tiles * taps) * ROWS + tl.arange(0, ROWS)
-    source_image, source_channel, source_row, source_pixel = _steps(
-        source_strides, SOURCE_LAYOUT, SOURCE_UNIT
-    )
+    source_steps = _steps(source_strides, SOURCE_LAYOUT, SOURCE_UNIT)
+    _, source_channel, source_row, source_pixel = source_steps
     grad_image, grad_channel, grad_row, grad_pixel = _steps(grad_strides, GRAD_LAYOUT, GRAD_UNIT)
-    pixels = size.height * size.width
+    if PER_IMAGE:
+        rounds = size.images * tl.cdiv(size.height * size.width, DEPTH)
+    else:
+        rounds = tl.cdiv(size.images * size.height * size.width, DEPTH)
     first = split * share
-    end = tl.minimum(first + share, size.images * pixels)
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in tl.range(first, end, DEPTH):
-        m = start + tl.arange(0, DEPTH)
-        image = (m // pixels).to(tl.int64)
-        y = m % pixels // size.width
-        x = m % size.width
-        at = grad + (image * grad_image + (y * grad_row + x * grad_pixel))
+    for number in tl.range(first, tl.minimum(first + share, rounds)):
+        pixels = _rows(number, size, PER_IMAGE, PIXEL_UNIT, DEPTH)
+        image, pixel, is_pixel = pixels
+        offset = image.to(tl.int64) * grad_image
+        if GRAD_LAYOUT == PLANES:
+            offset += pixel
+        else:
+            offset += pixel // size.width * grad_row + pixel % size.width * grad_pixel
         a = tl.load(
-            at[:, None] + (row * grad_channel)[None, :],
-            mask=(m < end)[:, None] & (row < channels)[None, :],
+            (grad + offset)[:, None] + (row * grad_channel)[None, :],
+            mask=is_pixel[:, None] & (row < channels)[None, :],
             other=0.0,
         )
-        y = y * segment.stride_h - segment.padding_h + tap // segment.kernel_w
-        x = x * segment.stride_w - segment.padding_w + tap % segment.kernel_w
-        at = source + (image * source_image + (y * source_row + x * source_pixel))
-        inside = (m < end) & _is_inside(y, x, size)
+        offset, y, x = _corner(pixels, segment, size, source_steps, SOURCE_LAYOUT, SOURCE_UNIT)
+        if WINDOWED:
+            offset += ky * source_row + kx * source_pixel
+            is_pixel &= _is_inside(y + ky, x + kx, size)
         b = tl.load(
-            at[:, None] + (column * source_channel)[None, :],
-            mask=inside[:, None] & (column < depth)[None, :],
+            (source + offset)[:, None] + (column * source_channel)[None, :],
+            mask=is_pixel[:, None] & (column < depth)[None, :],
             other=0.0,
         )
         sums = _product(tl.trans(a), b, sums, PRECISION, WIDEN)

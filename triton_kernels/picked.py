@@ -94,13 +94,9 @@ def _picked(
         tile = choose(one, math, device)
         call = program.call(one, *views, None, tile, precision)
         yield Kernel(device, type_, memory_format, f"{label} input gradient", tile, call)
-        geometry = (*step.window.kernel, *step.window.stride, *step.window.padding)
         channels = (step.src.channels, step.out_channels)
-        segment = problem.Segment(0, channels[0], 0, *geometry, 0, 0, channels[1], 0, 0, 0)
         size = problem.Size(batch, edge, edge, edge, edge)
-        weight = weight_gradient.Problem(
-            segment, size, math, views[1].dividing(channels[:1]), views[0].dividing(channels[1:])
-        )
+        weight = weight_gradient.Problem.between(channels, step.window, size, math, *views[::-1])
         tile = weight_gradient.ranked(weight, device)[0]
         count = weight_gradient.splits(weight, tile, device)[1]
         call = weight_gradient.call(weight, tile, count)

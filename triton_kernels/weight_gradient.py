@@ -18,14 +18,16 @@ from . import cache, launch
 from .choose import Device, Math, Tile, shared_bytes
 from .execute import device_of, math_of
 from .problem import Segment, Size
-from .program import Call, View
+from .program import Call, Layouts, View
 
 TILES: dict[Math, tuple[Tile, ...]] = {
     Math.HALF: (Tile(32, 64, 64, 4, 3), Tile(64, 64, 64, 8, 3), Tile(128, 64, 32, 8, 4)),
     Math.TF32: (Tile(32, 32, 32, 4, 3), Tile(64, 64, 32, 8, 3), Tile(128, 64, 32, 8, 3)),
     Math.IEEE: (Tile(32, 32, 16, 4, 3), Tile(64, 64, 16, 8, 3)),
 }
-"""Tiles (output channels, input channels, pixels of a round) that compile without spilling."""
+"""Tiles (output channels, input channels, pixels of a round) that compile without spilling, but:"""
+
+_SPILLING_ON_HIP = frozenset({Tile(32, 64, 64, 4, 3)})  # where the pixels of a channel are adjacent
 
 PREFIX = "gradient-"
 """Of the keys of measurements."""
@@ -49,18 +51,42 @@ class Problem(NamedTuple):
     def of(cls, grad: Tensor, x: Tensor, window: Window) -> Problem:
         """The problem for tensors like these, at addresses like these modulo 16 bytes."""
         size = Size(x.shape[0], *grad.shape[2:], *x.shape[2:])
-        geometry = (*window.kernel, *window.stride, *window.padding)
-        segment = Segment(0, x.shape[1], 0, *geometry, 0, 0, grad.shape[1], 0, 0, 0)
         source, gradient = (
             View.of(t.shape, t.stride(), t.element_size(), t.data_ptr() % 16) for t in (x, grad)
         )
-        return cls(
-            segment,
-            size,
-            math_of(x.dtype),
-            source.dividing([segment.depth]),
-            gradient.dividing([segment.channels]),
-        )
+        channels = (x.shape[1], grad.shape[1])
+        return cls.between(channels, window, size, math_of(x.dtype), source, gradient)
+
+    @classmethod
+    def between(
+        cls,
+        channels: tuple[int, int],
+        window: Window,
+        size: Size,
+        math: Math,
+        source: View,
+        grad: View,
+    ) -> Problem:
+        """That of a convolution with these channels of input and output and tensors like these."""
+        geometry = (*window.kernel, *window.stride, *window.padding)
+        segment = Segment(0, channels[0], 0, *geometry, 0, 0, channels[1], 0, 0, 0)
+        same_size = (size.height, size.width) == (size.source_height, size.source_width)
+        if source.layout is Layouts.PLANES and not (window.stride == (1, 1) and same_size):
+            source = source.strided()
+        source, grad = source.dividing(channels[:1]), grad.dividing(channels[1:])
+        return cls(segment, size, math, source, grad)
+
+    @property
+    def pixel_unit(self) -> int:
+        """A divisor of an image's pixels that the kernel may rely on; 0: rounds cross images."""
+        views = (self.source, self.grad)
+        return max((v.unit for v in views if v.layout is Layouts.PLANES), default=0)
+
+    def rounds(self, depth: int) -> int:
+        """Rounds of so many pixels that go over all of them."""
+        if self.pixel_unit:
+            return self.size.images * -(-self.size.height * self.size.width // depth)
+        return -(-self.size.rows // depth)
 
     @property
     def elements(self) -> int:
@@ -88,28 +114,29 @@ def splits(problem: Problem, tile: Tile, device: Device) -> tuple[float, int]:
 
     def cycles(count: int) -> float:
         waves = -(-problem.tiles(tile) * count // device.processors)
-        rounds = -(-problem.size.rows // (count * tile.depth))
+        rounds = _share(problem, tile, count)
         added = 4.0 * problem.elements * count if count > 1 else 0.0
         return waves * (_LATENCY + rounds * step) + added / (_ADD * device.processors)
 
-    most = max(1, -(-problem.size.rows // tile.depth))
+    most = max(1, problem.rounds(tile.depth))
     least, count = min((cycles(count), count) for count in _SPLITS if count <= most)
-    return least, -(-problem.size.rows // _share(problem, tile, count))
+    return least, -(-most // _share(problem, tile, count))
 
 
 def _share(problem: Problem, tile: Tile, count: int) -> int:
-    """Pixels of one of so many splits: whole rounds."""
-    return -(-problem.size.rows // (count * tile.depth)) * tile.depth
+    """Rounds of one of so many splits."""
+    return -(-problem.rounds(tile.depth) // count)
 
 
 def ranked(problem: Problem, device: Device) -> tuple[Tile, ...]:
     """Every tile that fits, the one with the least predicted time first."""
-    fitting = [t for t in TILES[problem.math] if _fits(t, problem.math, device)]
+    spilling = _SPILLING_ON_HIP if device.is_hip and problem.pixel_unit else frozenset()
+    fitting = [
+        tile
+        for tile in TILES[problem.math]
+        if tile not in spilling and shared_bytes(tile, problem.math) <= device.shared_block
+    ]
     return tuple(sorted(fitting, key=lambda t: splits(problem, t, device)[0]))
-
-
-def _fits(tile: Tile, math: Math, device: Device) -> bool:
-    return shared_bytes(tile, math) <= device.shared_block
 
 
 def call(problem: Problem, tile: Tile, count: int, widen: bool = False) -> Call:
@@ -120,6 +147,9 @@ def call(problem: Problem, tile: Tile, count: int, widen: bool = False) -> Call:
         "SOURCE_UNIT": problem.source.unit,
         "GRAD_LAYOUT": int(problem.grad.layout),
         "GRAD_UNIT": problem.grad.unit,
+        "WINDOWED": not problem.segment.is_pixelwise,
+        "PER_IMAGE": bool(problem.pixel_unit),
+        "PIXEL_UNIT": max(problem.pixel_unit, 1),
         "ROWS": tile.rows,
         "COLUMNS": tile.columns,
         "DEPTH": tile.depth,
@@ -138,14 +168,14 @@ def call(problem: Problem, tile: Tile, count: int, widen: bool = False) -> Call:
 
 
 def interpreted(problem: Problem) -> tuple[Tile, int]:
-    """As few tiles as can be, but more than one split where there are pixels for two."""
+    """As few tiles as can be, but two splits of two rounds where there are pixels for them."""
 
     def power(n: int, most: int) -> int:
         return min(most, 1 << max(4, (n - 1).bit_length()))
 
     rows, columns = problem.segment.channels, problem.segment.depth
-    tile = Tile(power(rows, 512), power(columns, 512), power(problem.size.rows // 2, 512), 4, 1)
-    return tile, 2 if problem.size.rows > tile.depth else 1
+    tile = Tile(power(rows, 512), power(columns, 512), power(problem.size.rows // 4, 256), 4, 1)
+    return tile, min(2, problem.rounds(tile.depth))
 
 
 class Program:
