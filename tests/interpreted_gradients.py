@@ -248,13 +248,13 @@ def test_what_measure_keeps_is_what_a_backward_pass_asks_for(monkeypatch, traini
         patched.setattr(measured, "weight_winner", winner)
         found = measured.measure(lower(V1), x)
     assert [*found.values()] == [True] * 8
-    assert sorted(timed[::2]) == sorted(timed[1::2]) == [[4], [8], [8], [8, 4, 4]]
+    assert sorted(timed[::2]) == sorted(timed[1::2]) == [[8], [8], [8], [8, 4, 4]]
     gradients_of(module, x)
     assert sorted(asked) == ["input_gradient"] * 4 + ["weight_gradient"] * 4
 
 
 def test_a_compiled_training_step():
-    spec = Spec(16, ((Stage.conv(8), Stage.conv(4, 3)),))
+    spec = Spec(16, ((Stage.conv(8), Stage.conv(4, 3)), (Stage.conv(4),)))
     module = inception_fused.FusedInception(spec, backend="triton").eval()
     x = torch.randn(2, 16, 6, 5)
     expected = gradients_of(module, x)

@@ -27,7 +27,8 @@ TILES: dict[Math, tuple[Tile, ...]] = {
 }
 """Tiles (output channels, input channels, pixels of a round) that compile without spilling, but:"""
 
-_SPILLING_ON_HIP = frozenset({Tile(32, 64, 64, 4, 3)})  # where the pixels of a channel are adjacent
+_SPILLING_ON_HIP = frozenset({Tile(32, 64, 64, 4, 3), Tile(64, 64, 64, 8, 3)})
+"""Where the pixels of a channel are adjacent: scalar registers, in Triton 3.8."""
 
 PREFIX = "gradient-"
 """Of the keys of measurements."""
