@@ -56,7 +56,8 @@ def test_the_winner_goes_where_tune_finds_it(table, cuda, triton, taken):
         "original": pytest.approx(2.0, rel=0.1),
     }
     figures.STORE.forget()  # as another process
-    (line,) = inception_fused.tune(inception_fused.fuse(tiny(Slowed)), LAST, 1e-6).lines
+    model = inception_fused.fuse(tiny(Slowed).to(memory_format=torch.channels_last))
+    (line,) = inception_fused.tune(model, LAST, 1e-6).lines
     assert line.remembered
     assert line.figures.taken == taken
     page = summary.page(record(row))
