@@ -34,7 +34,7 @@ def measure(case: Case, device: str, seconds: float = SECONDS) -> Row:
     layout = FORMATS["channels_last"]
     with precision(case.precision) as dtype, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        model = case.build().to(device, dtype, memory_format=layout)
+        model = case.build().to(device, dtype).to(memory_format=layout)
         x = case.input().to(device, dtype).contiguous(memory_format=layout)
         report = inception_fused.tune(inception_fused.fuse(model), x, seconds, fresh=True)
     row.figures = {"modules": {line.name: _figures(line) for line in report.lines}}
