@@ -82,7 +82,7 @@ def test_opcheck(x):
     found = parameters(True)
     tensors, present, eps = graph.take_apart(found)
     code = list(lower(SPEC).code)
-    arguments = (x, tensors, present, eps, code, "auto", True)
+    arguments = (x, tensors, present, eps, code, "auto", True, [])
     torch.library.opcheck(torch.ops.inception_fused.module, arguments)
 
 

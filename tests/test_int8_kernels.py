@@ -242,6 +242,12 @@ def test_opcheck_and_the_size_of_a_pack() -> None:
         OP.pack_int8([w.bfloat16() for w in weights], biases, plan.code, numbers)
 
 
+def test_spin_counts_four_products_a_lane() -> None:
+    assert OP.cpu_spin(10, int8=True) == 4 * OP.cpu_spin(10)
+    with pytest.raises(ValueError, match="bfloat16 and int8 must not both be asked for"):
+        OP.cpu_spin(10, int8=True, bfloat16=True)
+
+
 def test_max_pools_keep_the_scale_of_their_source() -> None:
     plan = lower(SPECS["forked"])
     x, weights, biases = tensors(SPECS["forked"], (2, 9, 9))

@@ -88,9 +88,9 @@ void check_sums(const Plan& plan, size_t step) {
   const Step& s = plan.steps[step];
   const double terms = static_cast<double>(s.src.channels) * static_cast<double>(s.window.taps());
   if (terms * kTerm + kBias >= 0x1p31) {
-    throw std::invalid_argument("plan: step " + std::to_string(step) + " adds " +
-                                std::to_string(s.src.channels * s.window.taps()) +
-                                " products, too many for the int32 sums of int8");
+    throw PlanError("step " + std::to_string(step) + " adds " +
+                    std::to_string(s.src.channels * s.window.taps()) +
+                    " products, too many for the int32 sums of int8");
   }
 }
 

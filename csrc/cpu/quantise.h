@@ -42,7 +42,7 @@ float factor_of(float weight_scale, const Scale& from, int64_t buffer,
 // looked at, each positive and in range, and a max pool writes with the scale that it reads with.
 void check_scales(const Plan& plan, std::span<const Scale> scales);
 
-// Throws std::invalid_argument if the sums of a step may overflow.
+// Throws PlanError if the sums of a step may overflow.
 void check_sums(const Plan& plan, size_t step);
 
 // To and from a pack.

@@ -41,14 +41,16 @@ std::vector<Case> read() {
   return cases;
 }
 
-constexpr cpu::Precision kPrecisions[] = {cpu::Precision::kFloat32, cpu::Precision::kBFloat16};
+constexpr cpu::Precision kPrecisions[] = {cpu::Precision::kFloat32, cpu::Precision::kBFloat16,
+                                          cpu::Precision::kInt8};
+constexpr const char* kNames[] = {"float32", "bfloat16", "int8"};
 
 std::string check(const std::string& name, cpu::Precision precision, Problem& problem,
                   const Way& way) {
   const std::string difference = problem.differs(way);
   if (difference.empty()) return "";
-  const bool single = precision == cpu::Precision::kFloat32;
-  return name + (single ? " in float32 (" : " in bfloat16 (") + name_of(way) + "): " + difference;
+  return name + " in " + kNames[static_cast<int>(precision)] + " (" + name_of(way) +
+         "): " + difference;
 }
 
 // Every case with every precision, table and layout; threads and the output's layout take turns.
@@ -141,7 +143,7 @@ int fuzz(const std::vector<Case>& cases, int count) {
           return 1;
         }
         const auto [least, most] = std::minmax_element(plan.buffers.begin(), plan.buffers.end());
-        const cpu::Precision precision = kPrecisions[random() % 2];
+        const cpu::Precision precision = kPrecisions[random() % 3];
         if (*most <= 1 << 20) (void)cpu::pack_layout(plan, precision, {});
         try {
           const std::vector<Size> sizes = plan.sizes(c.image);

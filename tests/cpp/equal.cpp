@@ -16,7 +16,8 @@
 namespace inception_fused {
 namespace {
 
-constexpr double kExact = 1 << 24;  // float32 has every integer up to here
+constexpr double kExact = 1 << 24;        // float32 has every integer up to here
+constexpr cpu::Scale kScale{0.25f, 100};  // of every buffer, with int8
 
 float value_of(float value) { return value; }
 float value_of(cpu::BFloat16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
@@ -37,6 +38,8 @@ std::vector<T> elements_of(const std::vector<float>& values) {
   for (float value : values) elements.push_back(element_of<T>(value));
   return elements;
 }
+
+}  // namespace
 
 // A view of memory that ends with its last element, and in the plain layouts starts with its first;
 // what lies between is poison.
@@ -63,6 +66,8 @@ class Tensor {
     memory_.shrink_to_fit();
     view.data = memory_.data() + before * view.stride[1];
   }
+  Tensor(const Tensor&) = delete;  // the view is of its own memory, which moves along
+  Tensor(Tensor&&) = default;
 
   // Calls body(element) for every element, in the order (batch, channels, height, width).
   template <typename Body>
@@ -79,9 +84,10 @@ class Tensor {
     }
   }
 
-  int64_t poisoned() const {
+  // Elements that are no poison any more.
+  int64_t written() const {
     return std::count_if(memory_.begin(), memory_.end(),
-                         [](T v) { return std::isnan(value_of(v)); });
+                         [](T v) { return !std::isnan(value_of(v)); });
   }
 
   cpu::Strided view;
@@ -89,6 +95,8 @@ class Tensor {
  private:
   std::vector<T> memory_;
 };
+
+namespace {
 
 void at_once(int threads, const std::function<void(int)>& body) {
   std::vector<std::thread> others;
@@ -133,6 +141,10 @@ Problem::Problem(const Plan& plan, cpu::Precision precision, int64_t batch, Size
     weights_.push_back(integers(shape[0] * shape[1] * shape[2] * shape[3]));
     biases_.push_back(integers(shape[0]));
   }
+  if (precision == cpu::Precision::kInt8) {
+    exact_ = true;
+    return;
+  }
   const Result result = naive(plan, batch, image, x_, weights_, biases_, precision);
   expected_ = result.output;
   exact_ = result.largest < kExact;
@@ -151,7 +163,7 @@ const Problem::Pack& Problem::pack_of(int64_t tile) {
   const auto addresses = [&](const std::vector<std::vector<float>>& tensors) {
     std::vector<const void*> found;
     for (const std::vector<float>& tensor : tensors) {
-      if (precision_ == cpu::Precision::kFloat32) {
+      if (precision_ != cpu::Precision::kBFloat16) {
         found.push_back(tensor.data());
       } else {
         found.push_back(halves.emplace_back(elements_of<cpu::BFloat16>(tensor)).data());
@@ -168,7 +180,8 @@ const Problem::Pack& Problem::pack_of(int64_t tile) {
             {nullptr, [](float* p) { ::operator delete(p, std::align_val_t{cpu::kAlignment}); }}};
   const size_t bytes = static_cast<size_t>(pack.layout.size) * sizeof(float);
   pack.data.reset(static_cast<float*>(::operator new(bytes, std::align_val_t{cpu::kAlignment})));
-  cpu::pack(plan_, pack.layout, weights, biases, {}, pack.data.get());
+  const size_t scales = precision_ == cpu::Precision::kInt8 ? plan_.buffers.size() : 0;
+  cpu::pack(plan_, pack.layout, weights, biases, std::vector(scales, kScale), pack.data.get());
   return packs_.emplace(tile, std::move(pack)).first->second;
 }
 
@@ -179,30 +192,40 @@ bool Problem::has_winograd(int64_t tile) const {
 }
 
 std::string Problem::differs(const Way& way) {
-  return precision_ == cpu::Precision::kFloat32 ? differs_as<float>(way)
-                                                : differs_as<cpu::BFloat16>(way);
+  if (precision_ == cpu::Precision::kInt8 && kernels_ != way.kernels) {
+    const Tensor<float> out = run<float>({way.kernels, 0, Layout::kNchw, Layout::kNchw, 1, false});
+    expected_.clear();
+    out.for_each([&](float v) { expected_.push_back(v); });
+    kernels_ = way.kernels;
+  }
+  return precision_ == cpu::Precision::kBFloat16 ? differs_as<cpu::BFloat16>(way)
+                                                 : differs_as<float>(way);
 }
 
 template <typename T>
-std::string Problem::differs_as(const Way& way) {
+Tensor<T> Problem::run(const Way& way) {
   const Tensor<T> x(way.x, batch_, plan_.in_channels(), image_);
-  const Tensor<T> out(way.out, batch_, plan_.out_channels(), plan_.sizes(image_)[kOut]);
+  Tensor<T> out(way.out, batch_, plan_.out_channels(), plan_.sizes(image_)[kOut]);
   size_t i = 0;
   x.for_each([&](T& v) { v = element_of<T>(x_[i++]); });
 
   const Pack& pack = pack_of(way.tile);
 
-  const int64_t poisoned = out.poisoned();
   // On a thread of its own, so that the scratch it keeps is as large as this run needs, no larger.
   std::thread([&] {
     const auto layout = cpu::read_layout(plan_, precision_, pack.data.get(), pack.layout.size);
     const cpu::Prepared prepared(plan_, layout, x.view, out.view, *way.kernels, way.threads);
     prepared.run(x.view, out.view, pack.data.get(), way.at_once ? at_once : in_turn);
   }).join();
+  return out;
+}
 
+template <typename T>
+std::string Problem::differs_as(const Way& way) {
+  const Tensor<T> out = run<T>(way);
   const double tolerance = exact_ && !has_winograd(way.tile) ? 0 : tolerance_;
   std::string problem;
-  i = 0;
+  size_t i = 0;
   out.for_each([&](T element) {
     const double v = value_of(element);
     const double wanted = expected_[i++];
@@ -211,7 +234,7 @@ std::string Problem::differs_as(const Way& way) {
                 " is " + std::to_string(v) + ", must be " + std::to_string(wanted);
     }
   });
-  if (problem.empty() && poisoned - out.poisoned() != static_cast<int64_t>(expected_.size())) {
+  if (problem.empty() && out.written() != static_cast<int64_t>(expected_.size())) {
     problem = "elements outside the slice were written";
   }
   return problem;

@@ -34,7 +34,11 @@ struct Way {  // of running a plan
 
 std::string name_of(const Way& way);
 
-// A plan with an input and weights of small integers, and the output that they must give.
+template <typename T>
+class Tensor;
+
+// A plan with an input and weights of small integers, and the output that they must give: with
+// int8, that of one thread in the plain layout with the same kernels.
 class Problem {
  public:
   Problem(const Plan& plan, cpu::Precision precision, int64_t batch, Size image, unsigned seed);
@@ -56,6 +60,9 @@ class Problem {
   const Pack& pack_of(int64_t tile);
 
   template <typename T>
+  Tensor<T> run(const Way& way);
+
+  template <typename T>
   std::string differs_as(const Way& way);
 
   Plan plan_;
@@ -67,8 +74,9 @@ class Problem {
   std::vector<float> x_;  // (batch, channels, height, width), as of each weight and bias
                           // integers that every precision has
   std::vector<std::vector<float>> weights_, biases_;
-  std::vector<double> expected_;   // (batch, channels, height, width)
-  std::map<int64_t, Pack> packs_;  // by Way::tile
+  std::vector<double> expected_;           // (batch, channels, height, width)
+  std::map<int64_t, Pack> packs_;          // by Way::tile
+  const cpu::Kernels* kernels_ = nullptr;  // that gave expected_, with int8
 };
 
 // Every table that this machine can run.
