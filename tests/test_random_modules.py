@@ -16,6 +16,9 @@ from inception_fused import explain, fuse, unfuse
 LEAST_FUSED = 0.6
 """Share of the modules that has to be fused, so that the numbers of fused ones are what is seen."""
 
+PROGRESS = 100
+"""A line is printed whenever so many modules were tried: 2,000 of them take a while."""
+
 
 def test_fused_right_or_refused() -> None:
     """``make test-random`` prints how many were fused, and why the others were not."""
@@ -35,6 +38,8 @@ def test_fused_right_or_refused() -> None:
         if last:
             x = x.contiguous(memory_format=torch.channels_last)
         results[_result(made, x)] += 1
+        if results.total() % PROGRESS == 0:
+            print(f"{results.total()} random modules", flush=True)
 
     check()
     fused = sum(count for result, count in results.items() if result.startswith("fused"))
