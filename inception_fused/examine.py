@@ -220,6 +220,14 @@ def mentions_cat(module: nn.Module) -> bool:
     return bool(names_in_code(type(module)) & {"cat", "concat", "concatenate", "hstack"})
 
 
+def layers_alone(module: nn.Module) -> bool:
+    """Whether the module is made of torch's own layers and containers, none of which concatenates.
+
+    What is written by someone else may concatenate in a function that its code calls.
+    """
+    return all(type(m).__module__.startswith("torch.nn.") for m in all_modules(module))
+
+
 def channel_guesses(module: nn.Module) -> list[int]:
     guesses: dict[int, None] = {}
     for owner, tensor in _weights(module):

@@ -17,6 +17,7 @@ from .examine import (
     examine,
     examine_network,
     forbidden,
+    layers_alone,
     mentions_cat,
     random_input,
 )
@@ -104,9 +105,9 @@ def _network_part(module: nn.Module, name: str, shape: Any) -> Found | None:
 def _visit(
     name: str, module: nn.Module, shapes: dict[int, Any], seen: set[int], found: list[Found]
 ) -> bool:
-    """Visits children first; returns whether anything at or below the module was listed.
+    """Visits the module and its children; returns whether anything at or below it was listed.
 
-    What matches as a whole takes the place of what was listed inside it.
+    What matches as a whole takes the place of what is inside it.
     """
     if id(module) in seen:
         return False
@@ -115,24 +116,28 @@ def _visit(
     if fusion is not None and not isinstance(fusion, Outline):
         found.append(Found(name, module, fusion.match))
         return True
-    below = False
     start = len(found)
+    shape = shapes.get(id(module))
+    asked = fusion is None and NETWORK not in module.__dict__ and convolution_count(module) > 1
+    concatenates = asked and mentions_cat(module)
+    verdict = examine(module, name, shape) if concatenates else None
+    if verdict is not None and verdict.match is not None:
+        seen |= {id(m) for m in all_modules(module)}
+        found.append(verdict)
+        return True
+    below = False
     for child_name, child in _children(module):
         below |= _visit(_join(name, child_name), child, shapes, seen, found)
-    if isinstance(fusion, Outline) and fusion.network:
-        return below
-    if fusion is not None:
+    if isinstance(fusion, Outline) and not fusion.network:
         _drop_inside(found, start, fusion.regions)
         for region in fusion.regions:
             match_ = region.__dict__[FUSION].match
             found.append(Found(_join(name, region.place), region, match_, outline=fusion))
         return True
-    if convolution_count(module) < 2 or NETWORK in module.__dict__:
+    if not asked or (not concatenates and (below or layers_alone(module))):
         return below
-    shape = shapes.get(id(module))
-    if below and not mentions_cat(module):
-        return True
-    verdict = examine(module, name, shape)
+    if not concatenates:
+        verdict = examine(module, name, shape)
     listed = [verdict] if verdict is not None else []
     if verdict is None or verdict.match is None:
         try:

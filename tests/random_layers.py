@@ -103,7 +103,7 @@ INSERTED: dict[str, Callable[[int], nn.Module]] = {
     "reflect": lambda c: nn.Conv2d(c, c, 3, padding=1, padding_mode="reflect"),
     "circular": lambda c: nn.Conv2d(c, c, 3, padding=1, padding_mode="circular"),
     "depthwise": lambda c: nn.Conv2d(c, c, 3, padding=1, groups=c),
-    "grouped": lambda c: nn.Conv2d(c, 2 * c, 1, groups=c),
+    "grouped": lambda c: nn.Sequential(nn.Conv2d(c, 2 * c, 1, groups=c), nn.Conv2d(2 * c, c, 1)),
     "dilated": lambda c: nn.Conv2d(c, c, 3, padding=2, dilation=2),
     "transposed": lambda c: nn.ConvTranspose2d(c, c, 3, padding=1),
     "weight norm": lambda c: parametrizations.weight_norm(nn.Conv2d(c, c, 1)),
