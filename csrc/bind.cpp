@@ -19,6 +19,15 @@ STABLE_TORCH_LIBRARY(inception_fused, m) {
   m.def("run(Tensor x, Tensor pack, int[] plan) -> Tensor");
   // The same into `out`, which may be a channel range of a larger tensor.
   m.def("run.out(Tensor x, Tensor pack, int[] plan, *, Tensor(a!) out) -> ()");
+  // Of training, on the CPU: float32, channels last. constants: (4, channels), those of
+  // inception_fused/training/norm.py; window: kernel, stride and padding, height before width;
+  // where: the number of each maximum's pixel in its window, (batch, height, width, channels).
+  m.def("normalise(Tensor z, Tensor constants, bool relu, *, Tensor(a!) out) -> ()");
+  m.def(
+      "normalise_backward(Tensor grad, Tensor z, Tensor constants, bool relu, bool batch, *, "
+      "Tensor(a!) grad_z, Tensor(b!) grad_affine) -> ()");
+  m.def("max_pool(Tensor x, int[] window, *, Tensor(a!) out, Tensor(b!) where) -> ()");
+  m.def("max_pool_backward(Tensor grad, Tensor where, int[] window, *, Tensor(a!) grad_x) -> ()");
   // Width of the CPU kernels of this process: floats per vector.
   m.def("cpu_lanes() -> int");
   // Whether they multiply bfloat16 in one instruction, or in several of float32.

@@ -12,6 +12,7 @@
 #include "cpu/pack.h"
 #include "cpu/pages.h"
 #include "cpu/run.h"
+#include "threads.h"
 
 namespace inception_fused {
 
@@ -36,9 +37,16 @@ bool is_direct(const Tensor& tensor) {
          tensor.size(3) == 1;
 }
 
+constexpr double kMacsPerElement = 30;  // of a pack: what takes as long as to make it
+
 // A thread is worth waking for about 5 microseconds of work.
+int threads_for(double macs) {
+  constexpr double kLeast = 250e3;
+  const int most = static_cast<int>(torch::stable::get_num_threads());
+  return std::clamp(static_cast<int>(std::min(macs / kLeast, 1e6)), 1, std::max(most, 1));
+}
+
 int threads_for(const Plan& plan, const Tensor& x) {
-  constexpr double kLeast = 250e3;  // multiply-adds
   double macs = 0;
   for (const Step& step : plan.steps) {
     for (const Destination& dst : step.dst) {
@@ -46,16 +54,7 @@ int threads_for(const Plan& plan, const Tensor& x) {
               static_cast<double>(dst.slice.channels);
     }
   }
-  macs *= static_cast<double>(x.size(0) * x.size(2) * x.size(3));
-  const int most = static_cast<int>(torch::stable::get_num_threads());
-  return std::clamp(static_cast<int>(std::min(macs / kLeast, 1e6)), 1, std::max(most, 1));
-}
-
-void for_threads(int threads, const std::function<void(int)>& body) {
-  if (threads == 1) return body(0);
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
-    for (int64_t thread = first; thread < last; ++thread) body(static_cast<int>(thread));
-  });
+  return threads_for(macs * static_cast<double>(x.size(0) * x.size(2) * x.size(3)));
 }
 
 cpu::Precision precision_of(const char* name, const Tensor& tensor) {
@@ -161,7 +160,8 @@ Tensor pack_as(cpu::Precision precision, ScalarType result, std::vector<Tensor>&
   const Tensor packed = torch::stable::empty(size, result);
   auto* data = static_cast<float*>(packed.mutable_data_ptr());
   cpu::advise_huge_pages(data, static_cast<size_t>(layout.size) * sizeof(float));
-  cpu::pack(plan, layout, weight_data, bias_data, scales, data);
+  const int threads = threads_for(static_cast<double>(layout.size) * kMacsPerElement);
+  cpu::pack(plan, layout, weight_data, bias_data, scales, data, threads, for_threads);
   return packed;
 }
 

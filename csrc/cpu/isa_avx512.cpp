@@ -26,7 +26,9 @@ static constexpr int rows_of(int groups) {
 #include "quantise.inl"
 
 #include "gemm.inl"
+#include "normalise.inl"
 #include "pool.inl"
+#include "pool_gradient.inl"
 #include "response.inl"
 #include "spin.inl"
 #include "transpose.inl"

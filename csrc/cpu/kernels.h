@@ -148,11 +148,42 @@ struct KernelsOf<uint8_t> {
   int64_t (*spin)(int64_t iterations);  // of int8
 };
 
+// Channel 0 of a pixel, and the elements between two neighbours; channels are adjacent.
+template <typename T>
+struct Pixels {
+  T* data;
+  int64_t pitch;
+};
+
+// Of float32. y = z * scale + shift per channel, with a ReLU behind if asked for; the gradient of y
+// counts where that let y through.
+struct Training {
+  void (*normalise)(Pixels<const float> z, const float* scale, const float* shift, bool relu,
+                    int64_t pixels, int64_t channels, Pixels<float> y);
+  // sums[c] += sum over the pixels of grad, products[c] += that of grad * (z - mean). `work` holds
+  // 2 * channels + 16 floats.
+  void (*normalise_sums)(Pixels<const float> grad, Pixels<const float> z, const float* scale,
+                         const float* shift, const float* mean, bool relu, int64_t pixels,
+                         int64_t channels, float* work, double* sums, double* products);
+  // grad_z = scale * (grad - grad_mean - (z - mean) * slope)
+  void (*normalise_gradient)(Pixels<const float> grad, Pixels<const float> z, const float* scale,
+                             const float* shift, const float* mean, const float* grad_mean,
+                             const float* slope, bool relu, int64_t pixels, int64_t channels,
+                             Pixels<float> grad_z);
+  // dst[c] = max over the taps, where[c] = the number of the tap that has it.
+  void (*max_pool_numbered)(const float* const* tap, const uint8_t* number, int taps,
+                            int64_t channels, float* dst, uint8_t* where);
+  // tap[t][c] += grad[c] for the tap whose number is where[c].
+  void (*max_pool_gradient)(const float* grad, const uint8_t* where, float* const* tap,
+                            const uint8_t* number, int taps, int64_t channels);
+};
+
 struct Kernels {
   std::string_view name;
   KernelsOf<float> float32;
   KernelsOf<BFloat16> bfloat16;
   KernelsOf<uint8_t> int8;
+  Training training;
 
   template <typename T>
   const KernelsOf<T>& of() const {

@@ -1,6 +1,7 @@
 #include "pack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <optional>
 #include <stdexcept>
@@ -13,6 +14,11 @@ namespace inception_fused::cpu {
 namespace {
 
 int groups_of(int64_t channels) { return static_cast<int>((channels + kGroup - 1) / kGroup); }
+
+// Elements of int8's scales and zeros.
+int64_t scales_of(const Plan& plan) {
+  return int64_t{groups_of(2 * static_cast<int64_t>(plan.buffers.size()))} * kGroup;
+}
 
 int64_t header_of(const Plan& plan) {
   return int64_t{groups_of(static_cast<int64_t>(plan.steps.size()))} * kGroup;
@@ -35,28 +41,40 @@ void put(float* column, int64_t pitch, int64_t k, int8_t weight) {
   element = std::bit_cast<float>(std::bit_cast<uint32_t>(element) | byte);
 }
 
-// The weights of one convolution into its step's panels, its first column in `first_group`; `bias`
-// gives what stands before the columns.
+// A group of the columns of one convolution of a step.
+struct Unit {
+  const Step* step;
+  const StepPack* pack;
+  const Destination* destination;
+  int first_group;  // of the convolution, in the step
+  int group;        // in the convolution
+};
+
+// Writes all that is in the pack of a unit but int8's factors; bias(o) stands before column o.
 template <typename T, typename Bias>
-void pack_convolution(const Step& step, const StepPack& pack, int64_t channels, int first_group,
-                      const T* weights, const Bias& bias, float* dst) {
-  const int64_t depth = step.src.channels;
+void pack_unit(const Unit& unit, const T* weights, const Bias& bias, float* dst) {
+  const StepPack& pack = *unit.pack;
+  const int64_t depth = unit.step->src.channels, taps = unit.step->window.taps();
+  const int64_t first = int64_t{unit.group} * kGroup;
+  const int64_t lanes = std::min<int64_t>(kGroup, unit.destination->slice.channels - first);
+  const int group = unit.first_group + unit.group;
+  const auto panel = std::find_if(pack.panels.begin(), pack.panels.end(),
+                                  [&](const Panel& p) { return group < p.first_group + p.groups; });
+  const int64_t pitch = int64_t{panel->groups} * kGroup;
+  float* columns = dst + panel->offset + (group - panel->first_group) * kGroup;
+  for (int64_t row = 0; row < pack.taps * pack.depth; ++row) {
+    std::fill_n(columns + row * pitch, kGroup, 0.0f);
+  }
   std::optional<FilterTransform> transform;
-  if (pack.tile) transform.emplace(step, pack.tile);
-  for (int64_t o = 0; o < channels; ++o) {
-    const int group = first_group + static_cast<int>(o / kGroup);
-    const auto panel = std::find_if(pack.panels.begin(), pack.panels.end(), [&](const Panel& p) {
-      return group < p.first_group + p.groups;
-    });
-    const int64_t pitch = int64_t{panel->groups} * kGroup;
-    float* column = dst + panel->offset + (group - panel->first_group) * kGroup + o % kGroup;
-    for (int64_t k = 0; k < depth; ++k) {
-      const T* weight = weights + (o * depth + k) * step.window.taps();
+  if (pack.tile) transform.emplace(*unit.step, pack.tile);
+  for (int64_t k = 0; k < depth; ++k) {
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const T* weight = weights + ((first + lane) * depth + k) * taps;
+      float* column = columns + lane;
       if constexpr (!std::is_same_v<T, int8_t>) {
         if (transform) {
           float filter[kMaxKernel * kMaxKernel];
-          std::transform(weight, weight + step.window.taps(), filter,
-                         [](T value) { return value_of(value); });
+          std::transform(weight, weight + taps, filter, [](T value) { return value_of(value); });
           for (int64_t phase = 0; phase * depth < pack.depth; ++phase) {
             (*transform)(filter, phase, column + (phase * depth + k) * pitch, pack.depth * pitch);
           }
@@ -67,21 +85,11 @@ void pack_convolution(const Step& step, const StepPack& pack, int64_t channels, 
         put(column + t * pack.depth * pitch, pitch, k, weight[t]);
       }
     }
-    dst[pack.bias + int64_t{first_group} * kGroup + o] = bias(o);
   }
-}
-
-void pack_int8(const Step& step, const StepPack& pack, const Destination& to, int first_group,
-               const float* weights, const float* bias, std::span<const Scale> scales, float* dst) {
-  const QuantisedWeights quantised =
-      quantise_weights(weights, bias, to.slice.channels, step.src.channels * step.window.taps(),
-                       scales[step.src.buffer], to.weight);
-  float* factor = dst + pack.factor + int64_t{first_group} * kGroup;
-  for (int64_t o = 0; o < to.slice.channels; ++o) {
-    factor[o] = factor_of(quantised.scales[o], scales[step.src.buffer], to.slice.buffer, scales);
+  float* own_bias = dst + pack.bias + int64_t{group} * kGroup;
+  for (int64_t lane = 0; lane < kGroup; ++lane) {
+    own_bias[lane] = lane < lanes ? bias(first + lane) : 0.0f;
   }
-  const auto sum = [&](int64_t o) { return std::bit_cast<float>(quantised.biases[o]); };
-  pack_convolution(step, pack, to.slice.channels, first_group, quantised.weights.data(), sum, dst);
 }
 
 }  // namespace
@@ -96,7 +104,7 @@ PackLayout pack_layout(const Plan& plan, Precision precision, std::span<const in
   layout.size = header_of(plan);
   if (precision == Precision::kInt8) {
     layout.scales = layout.size;
-    layout.size += groups_of(2 * static_cast<int64_t>(plan.buffers.size())) * kGroup;
+    layout.size += scales_of(plan);
   }
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
@@ -166,12 +174,17 @@ PackLayout read_layout(const Plan& plan, Precision precision, const float* pack,
 }
 
 void pack(const Plan& plan, const PackLayout& layout, std::span<const void* const> weights,
-          std::span<const void* const> biases, std::span<const Scale> scales, float* dst) {
-  std::fill_n(dst, layout.size, 0.0f);
-  if (layout.precision == Precision::kInt8) {
+          std::span<const void* const> biases, std::span<const Scale> scales, float* dst,
+          int threads, const Parallel& parallel) {
+  std::fill_n(dst, header_of(plan), 0.0f);
+  const bool int8 = layout.precision == Precision::kInt8;
+  if (int8) {
     check_scales(plan, scales);
+    std::fill_n(dst + layout.scales, scales_of(plan), 0.0f);
     for (size_t b = 0; b < scales.size(); ++b) put_scale(scales[b], dst + layout.scales, b);
   }
+  std::vector<QuantisedWeights> quantised(int8 ? weights.size() : 0);
+  std::vector<Unit> units;
   for (size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
     const StepPack& pack = layout.steps[i];
@@ -179,27 +192,46 @@ void pack(const Plan& plan, const PackLayout& layout, std::span<const void* cons
     if (pack.groups == 0) continue;
     int first_group = 0;
     for (const Destination& d : step.dst) {
+      const int groups = groups_of(d.slice.channels);
+      if (int8) {
+        quantised[d.weight] = quantise_weights(
+            static_cast<const float*>(weights[d.weight]),
+            static_cast<const float*>(biases[d.weight]), d.slice.channels,
+            step.src.channels * step.window.taps(), scales[step.src.buffer], d.weight);
+        float* factor = dst + pack.factor + int64_t{first_group} * kGroup;
+        std::fill_n(factor, int64_t{groups} * kGroup, 0.0f);
+        for (int64_t o = 0; o < d.slice.channels; ++o) {
+          factor[o] = factor_of(quantised[d.weight].scales[o], scales[step.src.buffer],
+                                d.slice.buffer, scales);
+        }
+      }
+      for (int g = 0; g < groups; ++g) units.push_back({&step, &pack, &d, first_group, g});
+      first_group += groups;
+    }
+  }
+  std::atomic<size_t> next{0};
+  parallel(threads, [&](int) {
+    for (size_t u; (u = next.fetch_add(1, std::memory_order_relaxed)) < units.size();) {
+      const int64_t index = units[u].destination->weight;
       const auto pack_as = [&]<typename T>(const T* weight) {
-        const auto* bias = static_cast<const T*>(biases[d.weight]);
-        pack_convolution(
-            step, pack, d.slice.channels, first_group, weight,
-            [&](int64_t o) { return value_of(bias[o]); }, dst);
+        const auto* bias = static_cast<const T*>(biases[index]);
+        pack_unit(units[u], weight, [&](int64_t o) { return value_of(bias[o]); }, dst);
       };
       switch (layout.precision) {
         case Precision::kFloat32:
-          pack_as(static_cast<const float*>(weights[d.weight]));
+          pack_as(static_cast<const float*>(weights[index]));
           break;
         case Precision::kBFloat16:
-          pack_as(static_cast<const BFloat16*>(weights[d.weight]));
+          pack_as(static_cast<const BFloat16*>(weights[index]));
           break;
         case Precision::kInt8:
-          pack_int8(step, pack, d, first_group, static_cast<const float*>(weights[d.weight]),
-                    static_cast<const float*>(biases[d.weight]), scales, dst);
+          pack_unit(
+              units[u], quantised[index].weights.data(),
+              [&](int64_t o) { return std::bit_cast<float>(quantised[index].biases[o]); }, dst);
           break;
       }
-      first_group += groups_of(d.slice.channels);
     }
-  }
+  });
 }
 
 }  // namespace inception_fused::cpu

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "parallel.h"
 #include "plan.h"
 #include "quantise.h"
 
@@ -60,8 +61,10 @@ PackLayout read_layout(const Plan& plan, Precision precision, const float* pack,
 
 // weights[i]: (out, in, height, width) contiguous, of the layout's precision as biases[i]: (out);
 // for int8 both are float32. `scales`: of each buffer, for int8 alone; std::invalid_argument if
-// they cannot be (check_scales) or a weight is not finite. Writes all of dst[0, layout.size).
+// they cannot be (check_scales) or a weight is not finite. Writes all of dst[0, layout.size), on so
+// many threads.
 void pack(const Plan& plan, const PackLayout& layout, std::span<const void* const> weights,
-          std::span<const void* const> biases, std::span<const Scale> scales, float* dst);
+          std::span<const void* const> biases, std::span<const Scale> scales, float* dst,
+          int threads, const Parallel& parallel);
 
 }  // namespace inception_fused::cpu

@@ -3,17 +3,14 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 
 #include "kernels.h"
+#include "parallel.h"
 #include "plan.h"
 #include "program.h"
 
 namespace inception_fused::cpu {
-
-// Calls body(0) ... body(threads - 1), each once, at the same time or one after the other.
-using Parallel = std::function<void(int threads, const std::function<void(int)>& body)>;
 
 // A plan made ready for tensors of given sizes and strides: all that does not depend on their data.
 // It may be used by several threads at once, and with other addresses.

@@ -181,7 +181,11 @@ const Problem::Pack& Problem::pack_of(int64_t tile) {
   const size_t bytes = static_cast<size_t>(pack.layout.size) * sizeof(float);
   pack.data.reset(static_cast<float*>(::operator new(bytes, std::align_val_t{cpu::kAlignment})));
   const size_t scales = precision_ == cpu::Precision::kInt8 ? plan_.buffers.size() : 0;
-  cpu::pack(plan_, pack.layout, weights, biases, std::vector(scales, kScale), pack.data.get());
+  const cpu::Parallel in_turn = [](int threads, const std::function<void(int)>& body) {
+    for (int thread = 0; thread < threads; ++thread) body(thread);
+  };
+  cpu::pack(plan_, pack.layout, weights, biases, std::vector(scales, kScale), pack.data.get(), 2,
+            in_turn);
   return packs_.emplace(tile, std::move(pack)).first->second;
 }
 
