@@ -90,9 +90,7 @@ def find_toolkit() -> Path:
 def cpu_extension() -> Extension:
     return CppExtension(
         "inception_fused._C",
-        sources(
-            "csrc/bind.cpp", "csrc/run_cpu.cpp", "csrc/run_training.cpp", "csrc/cpu/*.cpp"
-        ),
+        sources("csrc/bind.cpp", "csrc/run_cpu.cpp", "csrc/run_training.cpp", "csrc/cpu/*.cpp"),
         include_dirs=[str(ROOT / "csrc")],
         depends=sources("csrc/*.h", "csrc/*.def", "csrc/*.map", "csrc/cpu/*.h", "csrc/cpu/*.inl"),
         extra_compile_args={"cxx": CXX_FLAGS},

@@ -56,7 +56,9 @@ def _result(made: Made, x: Tensor) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fuse(model)
-    _close(_run(model, x), wanted)
+    lenient = made.flaw == "autocast"  # what is fused inside rounds to bfloat16 less often
+    error = 2e-2 if lenient else 2e-5
+    _close(_run(model, x), wanted, error)
     lines = [line for line in explain(model).lines if not line.network]
     assert all(line.backend == "cpu" if line.fused else line.reason for line in lines)
     fused = any(line.fused for line in lines)
@@ -67,7 +69,7 @@ def _result(made: Made, x: Tensor) -> str:
     for parameter in model.parameters():
         parameter.mul_(-1)
     got = _run(model, x)
-    _close(got, _run(unfuse(model), x))
+    _close(got, _run(unfuse(model), x), error)
     name = made.flaw or "no flaw"
     reasons = "; ".join(line.reason for line in lines)
     return f"fused, {name}" if fused else f"{name}: {reasons}"
@@ -80,7 +82,8 @@ def _run(model: torch.nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     return (*(y if isinstance(y, tuple) else (y,)), x)
 
 
-def _close(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+def _close(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...], error: float) -> None:
+    """Compares, up to an error relative to the largest number."""
     for a, b in zip(got, wanted, strict=True):
         scale = max(1.0, float(b.abs().max()) if b.numel() else 1.0)
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * scale)
+        torch.testing.assert_close(a, b, rtol=0, atol=error * scale)

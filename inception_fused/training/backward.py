@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from itertools import groupby
 
-import torch
 from torch import Tensor
 
 from ..plan import Plan, Slice, Step
-from ..reference import output_format
 from ..spec import Activation
-from . import norm
 from .forward import Kept, Parameters, activate, joined, part
 from .operators import Operators
 from .values import Values, within
-
-aten = torch.ops.aten
 
 Name = tuple[int, str]
 """A parameter: its weight index, and the name of a field of :class:`Parameters`."""
@@ -109,7 +104,7 @@ class Backward:
                 target = values.target(d.slice)
                 if step.kind.has_weight:
                     assert kept.z is not None
-                    activate(step, number, kept.z, kept.constants, target)
+                    activate(step, number, kept.z, kept.constants, target, self._operators)
                 else:
                     target.copy_(self._operators.unweighted(step, self._value(step.src)))
         return values.read(place)
@@ -164,34 +159,17 @@ class Backward:
         batch = self._batch[indices[0]]
         if kept.z is None:
             return joined([grads[n] for n in run], 1)
-        grad = self._before_activation(step, kept, run, grads)
+        own = [grads[n] for n in run]
+        relus = [step.dst[n].activation is Activation.RELU for n in run]
         z, constants = part(step, run, kept.z, kept.constants)
         if constants is None or batch is None:
-            return grad
+            return self._operators.grad_relus(own, z, constants, relus)
         needs_z = step.src in self._wanted or self._needs_any(indices, "weight", "bias")
         mask = (needs_z, self._needs_any(indices, "gamma"), self._needs_any(indices, "beta"))
-        grad_z, gamma, beta = norm.backward(grad, z, constants, batch, mask)
+        grad_z, gamma, beta = self._operators.grad_norm(own, z, constants, relus, batch, mask)
         self._give("gamma", indices, gamma)
         self._give("beta", indices, beta)
         return grad_z
-
-    def _before_activation(
-        self, step: Step, kept: Kept, run: list[int], grads: dict[int, Tensor]
-    ) -> Tensor:
-        """The gradients of a run in one tensor, behind the masks of the activations."""
-        assert kept.z is not None
-        z, _ = part(step, run, kept.z, kept.constants)
-        masked = torch.empty_like(z, memory_format=output_format(kept.z))
-        sizes = [step.dst[n].slice.channels for n in run]
-        for n, target in zip(run, masked.split_with_sizes(sizes, 1), strict=True):
-            if step.dst[n].activation is Activation.RELU:
-                own, constants = part(step, [n], kept.z, kept.constants)
-                if constants is not None:
-                    own = norm.apply(own, constants, target)
-                aten.threshold_backward.grad_input(grads[n], own, 0, grad_input=target)
-            else:
-                target.copy_(grads[n])
-        return masked
 
     def _grad_weights(self, step: Step, indices: list[int], grad: Tensor, operand: Tensor) -> None:
         weights = [self._weights[i] for i in indices]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from ..lower import lower
 from ..plan import Plan, Pool
-from ..spec import Activation, Spec, Stage, Window
+from ..spec import Activation, Kind, Spec, Stage, Window
 from .operators import Operators
 
 _TILES = {(3, 3): (2, 4), (5, 5): (2,)}
@@ -25,7 +27,8 @@ class CpuOperators(Operators):
     """For float32 Winograd's minimal filtering, and pools that are part of a convolution.
 
     The gradient of an input is a convolution, too: of the gradient of the result, with the weight
-    turned around and its channels swapped.
+    turned around and its channels swapped. Channels-last tensors are normalised together with their
+    ReLU, in one pass over memory, and max pools keep a byte per result for their gradient.
     """
 
     def convolve(
@@ -42,6 +45,78 @@ class CpuOperators(Operators):
         if tile == 0:
             return super().grad_input(grad, x, weight, window)
         return _convolve(grad, turned, None, window, tile)
+
+    def normalise(self, z: Tensor, constants: Tensor | None, relu: bool, out: Tensor) -> None:
+        if constants is None or not (_is_plain(z) and _is_plain(out)):
+            super().normalise(z, constants, relu, out)
+            return
+        torch.ops.inception_fused.normalise(z, constants, relu, out=out)
+
+    def grad_norm(
+        self,
+        grads: Sequence[Tensor],
+        z: Tensor,
+        constants: Tensor,
+        relus: Sequence[bool],
+        batch: bool,
+        needs: Sequence[bool],
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        if not all(map(_is_plain, (z, *grads))):
+            return super().grad_norm(grads, z, constants, relus, batch, needs)
+        grad_z = torch.empty_like(z, memory_format=torch.channels_last)
+        affine = constants.new_empty(2, z.shape[1])
+        start = 0
+        for grad, relu in zip(grads, relus, strict=True):
+            extent = (1, start, grad.shape[1])
+            torch.ops.inception_fused.normalise_backward(
+                grad,
+                z.narrow(*extent),
+                constants.narrow(*extent),
+                relu,
+                batch,
+                grad_z=grad_z.narrow(*extent),
+                grad_affine=affine.narrow(*extent),
+            )
+            start += grad.shape[1]
+        found = (grad_z, *affine)
+        grad_z, gamma, beta = (t if need else None for t, need in zip(found, needs, strict=True))
+        return grad_z, gamma, beta
+
+    def pool(self, x: Tensor, pool: Pool) -> tuple[Tensor, Tensor | None]:
+        window = pool.window
+        if pool.kind is not Kind.MAXPOOL or not _is_plain(x) or math.prod(window.kernel) > 256:
+            return super().pool(x, pool)
+        shape = (*x.shape[:2], *window.output_size((x.shape[2], x.shape[3])))
+        out = torch.empty(shape, memory_format=torch.channels_last)
+        where = torch.empty((shape[0], *shape[2:], shape[1]), dtype=torch.uint8)
+        torch.ops.inception_fused.max_pool(x, _numbers(window), out=out, where=where)
+        return out, where
+
+    def grad_pool(self, grad: Tensor, x: Tensor, pool: Pool, indices: Tensor | None) -> Tensor:
+        if indices is None or indices.dtype is not torch.uint8:
+            return super().grad_pool(grad, x, pool, indices)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        found = torch.empty_like(x, memory_format=torch.channels_last)
+        torch.ops.inception_fused.max_pool_backward(
+            grad, indices, _numbers(pool.window), grad_x=found
+        )
+        return found
+
+
+def _numbers(window: Window) -> list[int]:
+    return [*window.kernel, *window.stride, *window.padding]
+
+
+def _is_plain(x: Tensor) -> bool:
+    """Whether x is float32, with adjacent channels and its pixels at even distances."""
+    if x.dtype is not torch.float32 or x.stride(1) != 1 or x.numel() == 0:
+        return False
+    pitch, count = x.stride(3), 1
+    for dim in (3, 2, 0):
+        if x.stride(dim) != pitch * count:
+            return False
+        count *= x.shape[dim]
+    return pitch >= x.shape[1]
 
 
 def best_tile(weight: Tensor, window: Window, x: Tensor) -> int:

@@ -66,21 +66,23 @@ def forward(
             [p.beta for p in own],
         )
         for number, destination in enumerate(step.dst):
-            activate(step, number, z, constants, values.target(destination.slice))
+            target = values.target(destination.slice)
+            activate(step, number, z, constants, target, operators)
         kept.append(Kept(z if _matters(step, constants) else None, constants))
     return values.read(values.output), kept
 
 
-def activate(step: Step, number: int, z: Tensor, constants: Tensor | None, out: Tensor) -> None:
+def activate(
+    step: Step,
+    number: int,
+    z: Tensor,
+    constants: Tensor | None,
+    out: Tensor,
+    operators: Operators,
+) -> None:
     """Writes into ``out`` what destination ``number`` of the step gets, from the step's z."""
     relu = step.dst[number].activation is Activation.RELU
-    z, constants = part(step, [number], z, constants)
-    if constants is None and relu:
-        torch.clamp_min(z, 0, out=out)
-        return
-    norm.apply(z, constants, out)
-    if relu:
-        out.clamp_min_(0)
+    operators.normalise(*part(step, [number], z, constants), relu, out)
 
 
 def part(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .. import reference
 from ..plan import Pool, Step
 from ..spec import Window
+from . import norm
 
 aten = torch.ops.aten
 
@@ -47,6 +50,62 @@ class Operators:
     def grad_pool(self, grad: Tensor, x: Tensor, pool: Pool, indices: Tensor | None) -> Tensor:
         """The gradient of a pool's input x."""
         return reference.grad_pooled(pool, grad, x, indices)
+
+    def normalise(self, z: Tensor, constants: Tensor | None, relu: bool, out: Tensor) -> None:
+        """What a norm and perhaps a ReLU make of z (N, C, H, W), into ``out``.
+
+        Args:
+            constants: those of :mod:`norm` for z's channels; None: there is no norm.
+            out: of z's shape, perhaps a channel range of a larger tensor.
+        """
+        if constants is None and relu:
+            torch.clamp_min(z, 0, out=out)
+            return
+        norm.apply(z, constants, out)
+        if relu:
+            out.clamp_min_(0)
+
+    def grad_norm(
+        self,
+        grads: Sequence[Tensor],
+        z: Tensor,
+        constants: Tensor,
+        relus: Sequence[bool],
+        batch: bool,
+        needs: Sequence[bool],
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients of z, gamma and beta, each None where ``needs`` is False.
+
+        Args:
+            grads: of what :meth:`normalise` gave, for adjacent channel ranges of z.
+            relus: whether each of them is behind a ReLU.
+            batch: whether the statistics are those of z.
+        """
+        masked = self.grad_relus(grads, z, constants, relus)
+        return norm.backward(masked, z, constants, batch, needs)
+
+    def grad_relus(
+        self,
+        grads: Sequence[Tensor],
+        z: Tensor,
+        constants: Tensor | None,
+        relus: Sequence[bool],
+    ) -> Tensor:
+        """The gradients in one tensor, behind the masks of the ReLUs."""
+        masked = torch.empty_like(z, memory_format=reference.output_format(z))
+        start = 0
+        for grad, relu in zip(grads, relus, strict=True):
+            channels = grad.shape[1]
+            target = masked.narrow(1, start, channels)
+            if relu:
+                own = z.narrow(1, start, channels)
+                if constants is not None:
+                    own = norm.apply(own, constants.narrow(1, start, channels), target)
+                aten.threshold_backward.grad_input(grad, own, 0, grad_input=target)
+            else:
+                target.copy_(grad)
+            start += channels
+        return masked
 
     def unweighted(self, step: Step, x: Tensor) -> Tensor:
         """The result of a step that is no convolution."""
