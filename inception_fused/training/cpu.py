@@ -78,9 +78,12 @@ class CpuOperators(Operators):
                 grad_affine=affine.narrow(*extent),
             )
             start += grad.shape[1]
-        found = (grad_z, *affine)
-        grad_z, gamma, beta = (t if need else None for t, need in zip(found, needs, strict=True))
-        return grad_z, gamma, beta
+        needs_z, needs_gamma, needs_beta = needs
+        return (
+            grad_z if needs_z else None,
+            affine[0] if needs_gamma else None,
+            affine[1] if needs_beta else None,
+        )
 
     def pool(self, x: Tensor, pool: Pool) -> tuple[Tensor, Tensor | None]:
         window = pool.window
