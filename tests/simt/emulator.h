@@ -71,7 +71,7 @@ struct Launch {
   int shared_bytes;
   std::function<void()> kernel;
   int cluster = 1;      // blocks
-  bool merged = false;  // to ThreadSanitizer its threads are one: 10 times as fast, blind to races
+  bool merged = false;  // to ThreadSanitizer its threads are one: much quicker, blind to races
 };
 
 // Runs launches in order, each begun early: its threads run up to their dependency_wait before the
