@@ -205,12 +205,9 @@ std::shared_ptr<const cpu::Prepared> prepare(const Tensor& x, const Tensor& pack
                                              const std::vector<int64_t>& code, const Tensor* out) {
   require(pack.is_cpu(), "pack must be on the CPU, as x is");
   const bool int8 = pack.scalar_type() == ScalarType::Char;
-  if (int8) {
-    check_dtype("x", x, ScalarType::Float);
-  } else {
-    check_dtype("pack", pack, x.scalar_type());
-  }
+  if (int8) check_dtype("x", x, ScalarType::Float);
   const cpu::Precision precision = int8 ? cpu::Precision::kInt8 : precision_of("x", x);
+  if (!int8) check_dtype("pack", pack, x.scalar_type());
   require(
       pack.dim() == 1 && pack.is_contiguous(),
       "pack must be what inception_fused::pack gives, contiguous with one dimension, got shape " +
