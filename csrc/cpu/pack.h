@@ -49,8 +49,8 @@ struct PackLayout {
 };
 
 // tiles: per step the edge of Winograd's output tile, 0 for direct; empty for direct everywhere.
-// Throws std::invalid_argument if a step cannot be computed so: only float32 can in tiles, and int8
-// only if no sum of a step can overflow.
+// Throws std::invalid_argument if a step cannot be computed so: of int8 none can in tiles, and no
+// sum may overflow.
 PackLayout pack_layout(const Plan& plan, Precision precision, std::span<const int64_t> tiles);
 
 // Whether a pack of `size` elements has this layout.
